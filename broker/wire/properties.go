@@ -26,4 +26,3 @@ func (p *Properties) UserProperty(key string) (string, bool) {
 	}
 	return "", false
 }
-
