@@ -1,0 +1,157 @@
+package topic
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// tree holds the filters with wildcards, a node for each level.
+type tree[S any] struct {
+	mu     sync.RWMutex
+	root   node[S]
+	length atomic.Int64 // entries; a broker without wildcard filters does not even take the lock
+}
+
+// node is one level. Nodes that hold nothing any more are cut off.
+type node[S any] struct {
+	children map[string]*node[S] // literal levels; nil when there are none
+	plus     *node[S]            // the level +
+	here     *subscribers[S]     // filters that end at this level
+	hash     *subscribers[S]     // filters that end with # below this level
+}
+
+func (n *node[S]) empty() bool {
+	return len(n.children) == 0 && n.plus == nil && n.here == nil && n.hash == nil
+}
+
+func (t *tree[S]) add(e *Entry[S]) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := &t.root
+	for rest, more := e.Filter, true; more; {
+		var level string
+		level, rest, more = strings.Cut(rest, "/")
+		if level == "#" {
+			addTo(&n.hash, e)
+			t.length.Add(1)
+			return
+		}
+		n = n.child(level)
+	}
+	addTo(&n.here, e)
+	t.length.Add(1)
+}
+
+func addTo[S any](at **subscribers[S], e *Entry[S]) {
+	if *at == nil {
+		*at = &subscribers[S]{}
+	}
+	(*at).add(e)
+}
+
+// child returns the node of a level below n, which it makes if need be.
+func (n *node[S]) child(level string) *node[S] {
+	if level == "+" {
+		if n.plus == nil {
+			n.plus = &node[S]{}
+		}
+		return n.plus
+	}
+	c, ok := n.children[level]
+	if !ok {
+		if n.children == nil {
+			n.children = make(map[string]*node[S], 1)
+		}
+		c = &node[S]{}
+		n.children[level] = c
+	}
+	return c
+}
+
+func (t *tree[S]) remove(e *Entry[S]) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e.removed.Swap(true) {
+		return false
+	}
+	t.root.remove(e, e.Filter, true)
+	t.length.Add(-1)
+	return true
+}
+
+// remove removes e at rest below n, and cuts off the nodes that it leaves empty. more is false behind the last level.
+func (n *node[S]) remove(e *Entry[S], rest string, more bool) {
+	if !more {
+		removeFrom(&n.here, e)
+		return
+	}
+	level, rest, more := strings.Cut(rest, "/")
+	switch level {
+	case "#":
+		removeFrom(&n.hash, e)
+	case "+":
+		if n.plus == nil {
+			return
+		}
+		if n.plus.remove(e, rest, more); n.plus.empty() {
+			n.plus = nil
+		}
+	default:
+		c, ok := n.children[level]
+		if !ok {
+			return
+		}
+		if c.remove(e, rest, more); c.empty() {
+			delete(n.children, level)
+		}
+	}
+}
+
+func removeFrom[S any](at **subscribers[S], e *Entry[S]) {
+	if *at == nil {
+		return
+	}
+	if (*at).remove(e); (*at).empty() {
+		*at = nil
+	}
+}
+
+func (t *tree[S]) match(topic string, into *Matches[S]) {
+	if t.length.Load() == 0 {
+		return
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if topic != "" && topic[0] == '$' { // [MQTT-4.7.2-1]: no wildcard matches the first level
+		level, rest, more := strings.Cut(topic, "/")
+		if c, ok := t.root.children[level]; ok {
+			c.match(rest, more, into)
+		}
+		return
+	}
+	t.root.match(topic, true, into)
+}
+
+// match visits each node that matches a prefix of the topic once, and goes no deeper than the tree.
+func (n *node[S]) match(rest string, more bool, into *Matches[S]) {
+	if n.hash != nil { // also when nothing is left: a/# matches a
+		n.hash.collect(into)
+	}
+	if !more {
+		if n.here != nil {
+			n.here.collect(into)
+		}
+		return
+	}
+	if n.plus == nil && len(n.children) == 0 {
+		return
+	}
+	level, rest, more := strings.Cut(rest, "/")
+	if n.plus != nil {
+		n.plus.match(rest, more, into)
+	}
+	if c, ok := n.children[level]; ok {
+		c.match(rest, more, into)
+	}
+}
