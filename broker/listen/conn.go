@@ -1,0 +1,49 @@
+package listen
+
+import (
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"syscall"
+)
+
+// Conn is a connection whose next byte is MQTT, whatever carries it. One goroutine may read while another writes, and
+// deadlines and Close may be used from anywhere; Close makes a blocked Read and Write return.
+//
+// Over TLS a Write that timed out, and over WebSocket also a Read that did, leaves the connection good for nothing but
+// Close. Over WebSocket each Write is one binary message, so writing whole packets saves frames.
+type Conn struct {
+	net.Conn // where MQTT's bytes go: tcp itself, TLS on it, or WebSocket on either
+
+	tcp    *net.TCPConn
+	tls    *tls.Conn
+	remote netip.AddrPort
+}
+
+// RemoteAddr returns the address of the client: the one that the load balancer gave, where PROXY headers are used.
+func (c *Conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
+
+// RemoteAddrPort is RemoteAddr without an allocation; IPv4 is never in its IPv6-mapped form.
+func (c *Conn) RemoteAddrPort() netip.AddrPort { return c.remote }
+
+// TLS returns the state of the TLS session, with the client's verified certificates, or nil without TLS.
+func (c *Conn) TLS() *tls.ConnectionState {
+	if c.tls == nil {
+		return nil
+	}
+	state := c.tls.ConnectionState()
+	return &state
+}
+
+// Raw returns the TCP socket when MQTT's bytes can be read and written on it directly, and nil otherwise. No byte that
+// follows a PROXY header has been read from it.
+func (c *Conn) Raw() syscall.RawConn {
+	if c.Conn != net.Conn(c.tcp) {
+		return nil
+	}
+	raw, err := c.tcp.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
