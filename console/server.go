@@ -1,0 +1,127 @@
+// Package console is the node's HTTP side: the registrar for devices, the admin API, and what monitoring reads.
+package console
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/net/netutil"
+
+	"github.com/penstockmq/penstock/internal/conf"
+)
+
+const (
+	// maxSockets bounds HTTP connections, so that they cannot take the file descriptors of devices.
+	maxSockets     = 4096
+	maxHeaderBytes = 64 << 10
+	headerTimeout  = 5 * time.Second
+	readTimeout    = 30 * time.Second
+	writeTimeout   = 60 * time.Second
+	idleTimeout    = 2 * time.Minute
+)
+
+// Part is one part of the node that says whether it is ready. Ready must not block; detail says why it is not.
+type Part struct {
+	Name  string
+	Ready func() (ready bool, detail string)
+}
+
+// Options are what a Server is made of. All but Parts, Routes and Streams are required.
+type Options struct {
+	Logger     *slog.Logger
+	AdminToken conf.Secret             // bearer token of admin calls
+	Version    string                  // of this build
+	Clients    Clients                 // whose connections the admin API shows
+	Node       func() NodeInfo         // describes this node
+	Config     func() any              // the configuration, secrets hidden, as a tree for JSON
+	Metrics    prometheus.Gatherer     // shown at /metrics
+	Parts      []Part                  // asked by /readyz
+	Routes     []func(api huma.API)    // further operations: the registrar's, the commands'
+	Streams    map[string]http.Handler // "GET /path" → admin call that streams its answer
+}
+
+// Server is the HTTP server of a node: New, Listen, Serve, Close.
+type Server struct {
+	opts     Options
+	http     *http.Server
+	listener net.Listener
+	serving  sync.WaitGroup
+	ending   context.Context // done when streams must end
+	end      context.CancelFunc
+}
+
+// New makes the server with all its routes. It opens nothing.
+func New(opts Options) *Server {
+	mux := http.NewServeMux()
+	config := huma.DefaultConfig("Penstock", opts.Version)
+	config.DocsPath, config.SchemasPath, config.OpenAPIPath = "", "", ""
+	config.CreateHooks = nil // without schema pages there is nothing for $schema links to point at
+	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		adminScheme:  {Type: "http", Scheme: "bearer", Description: "http.admin_token, or an admin's token"},
+		deviceScheme: {Type: "http", Scheme: "bearer", Description: "the device's own token"},
+	}
+	api := humago.New(mux, config)
+	s := &Server{opts: opts}
+	s.ending, s.end = context.WithCancel(context.Background())
+	api.UseMiddleware(s.requireAdmin(api))
+	registerClients(api, opts.Clients)
+	registerNode(api, opts)
+	for _, register := range opts.Routes {
+		register(api)
+	}
+	s.registerPlain(mux, api)
+	s.http = &http.Server{
+		Handler:           s.observed(problems(mux)),
+		ErrorLog:          slog.NewLogLogger(opts.Logger.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return s.ending },
+		MaxHeaderBytes:    maxHeaderBytes,
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+	}
+	return s
+}
+
+// Listen opens the port, so that a port that is taken is known before anything else starts.
+func (s *Server) Listen(address string) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("listen for HTTP on %s: %w", address, err)
+	}
+	s.listener = netutil.LimitListener(l, maxSockets)
+	return nil
+}
+
+// Addr is where Listen listens, with the real port.
+func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+
+// Serve answers requests on a goroutine of its own until Close.
+func (s *Server) Serve() {
+	s.serving.Go(func() {
+		if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+			s.opts.Logger.Error("HTTP server ended", "error", err)
+		}
+	})
+}
+
+// Close ends streams, lets other requests that are being answered finish until ctx ends, and then closes their
+// connections. It may be called without Listen or Serve.
+func (s *Server) Close(ctx context.Context) error {
+	s.http.RegisterOnShutdown(s.end)
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(err, s.http.Close())
+	}
+	if s.listener != nil {
+		_ = s.listener.Close() // Shutdown has closed it, unless Serve was never called
+	}
+	s.serving.Wait()
+	return err
+}
