@@ -4,7 +4,10 @@ package local
 import (
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -13,52 +16,113 @@ import (
 // ErrClosed is what is given to a write that comes after Close.
 var ErrClosed = errors.New("store is closed")
 
-// DB is one Pebble database, shared by every kind of thing the node stores. Key prefixes keep them apart.
-type DB struct {
-	pebble *pebble.DB
+// groupBytes is the size at which a batch is committed though more writes wait for it.
+const groupBytes = 4 << 20
 
-	mu      sync.Mutex
-	pending []write
-	closed  bool
-	wake    chan struct{} // holds one token; the committer sleeps on it
-	stopped chan struct{}
+// DB is one Pebble database, shared by every kind of thing the node stores. Key prefixes keep them apart.
+//
+// A write that failed because the disk is full or broken is not tried again; later writes are. If the failure came in
+// the middle of a write, Pebble is opened anew underneath, as after a crash: what was reported as done (and was not
+// lazy) is there, what was reported as failed may be there or not.
+type DB struct {
+	pebble  *engine // for reading: Get and NewIter
+	lock    io.Closer
+	log     *slog.Logger
+	metrics *metrics
+
+	mu        sync.Mutex
+	pending   []write
+	since     time.Time // when the first of pending was submitted
+	inflight  int       // writes that the committer has in hand
+	beganWith time.Time // since, of those
+	closed    bool
+	wake      chan struct{} // holds one token; the committer sleeps on it
+	stopped   chan struct{}
+
+	broker *BrokerStore // gathers over a whole batch
 }
 
 type write struct {
 	sync  bool
+	frees bool // it only removes, and so is let through when space is short
 	apply func(*pebble.Batch) error
 	done  func(error)
 }
 
 // Open opens or makes the database in dir. An empty dir keeps everything in memory, and nothing after Close.
-func Open(dir string) (*DB, error) {
-	opts := &pebble.Options{}
-	if dir == "" {
-		opts.FS = vfs.NewMem()
+//
+// It fails when dir cannot be written, is in use by another process, holds something else than a store, or holds a
+// store of a later version.
+func Open(dir string, opts Options) (*DB, error) {
+	if opts.Logger == nil {
+		opts.Logger = discard
 	}
-	p, err := pebble.Open(dir, opts)
+	fs := opts.fs
+	switch {
+	case fs != nil:
+	case dir == "":
+		fs, dir = vfs.NewMem(), "memory"
+	default:
+		fs = vfs.Default
+	}
+	lock, err := lockFolder(fs, dir)
 	if err != nil {
-		return nil, fmt.Errorf("open store in %q: %w", dir, err)
+		return nil, err
 	}
-	db := &DB{pebble: p, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+	db, err := openLocked(fs, dir, opts)
+	if err != nil {
+		_ = lock.Close()
+		return nil, err
+	}
+	db.lock = lock
 	go db.commitLoop()
 	return db, nil
 }
 
-// submit queues a write. apply runs on the committer's goroutine, in the order of submission, and adds to the batch
-// that is being built; an error of apply fails this write alone (apply must then have added nothing). done runs on the
-// same goroutine after the batch is on disk (sync) or visible to readers (otherwise), in the order of submission.
+func openLocked(fs vfs.FS, dir string, opts Options) (*DB, error) {
+	e, err := newEngine(dir, fs, opts.Logger, opts.Reserve)
+	if err != nil {
+		return nil, fmt.Errorf("open store in %q: %w", dir, err)
+	}
+	db := &DB{pebble: e, log: opts.Logger, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+	if err := checkFormat(e); err != nil {
+		_ = e.close()
+		return nil, fmt.Errorf("open store in %q: %w", dir, err)
+	}
+	if db.metrics, err = newMetrics(opts.Metrics, db); err != nil {
+		_ = e.close()
+		return nil, fmt.Errorf("register metrics of store: %w", err)
+	}
+	db.broker = newBrokerStore(db)
+	return db, nil
+}
+
+// submit queues a write and never blocks. apply runs on the committer's goroutine, in the order of submission, and adds
+// to the batch that is being built; an error of apply fails this write alone (apply must then have added nothing). done
+// runs on the same goroutine after the batch is on disk (sync) or visible to readers (otherwise), in the order of
+// submission.
 func (db *DB) submit(sync bool, apply func(*pebble.Batch) error, done func(error)) {
+	db.enqueue(write{sync: sync, apply: apply, done: done})
+}
+
+func (db *DB) enqueue(w write) {
 	db.mu.Lock()
 	if db.closed {
 		db.mu.Unlock()
-		if done != nil {
-			done(ErrClosed)
+		if w.done != nil {
+			w.done(ErrClosed)
 		}
 		return
 	}
-	db.pending = append(db.pending, write{sync, apply, done})
+	if len(db.pending) == 0 {
+		db.since = time.Now()
+	}
+	db.pending = append(db.pending, w)
 	db.mu.Unlock()
+	db.wakeUp()
+}
+
+func (db *DB) wakeUp() {
 	select {
 	case db.wake <- struct{}{}:
 	default:
@@ -72,45 +136,18 @@ func (db *DB) update(apply func(*pebble.Batch) error) error {
 	return <-result
 }
 
-// commitLoop gathers what was submitted while the last batch was being written, and writes it as one: group commit.
-func (db *DB) commitLoop() {
-	defer close(db.stopped)
-	for range db.wake {
-		db.mu.Lock()
-		writes, closed := db.pending, db.closed
-		db.pending = nil
-		db.mu.Unlock()
-		db.commit(writes)
-		if closed {
-			return
-		}
+// Pending returns how many writes wait for the disk, and for how long the oldest of them has.
+func (db *DB) Pending() (writes int, oldest time.Duration) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	writes = db.inflight + len(db.pending)
+	switch {
+	case db.inflight > 0:
+		oldest = time.Since(db.beganWith)
+	case writes > 0:
+		oldest = time.Since(db.since)
 	}
-}
-
-func (db *DB) commit(writes []write) {
-	if len(writes) == 0 {
-		return
-	}
-	batch := db.pebble.NewBatch()
-	opts := pebble.NoSync
-	errs := make([]error, len(writes))
-	for i, w := range writes {
-		if errs[i] = w.apply(batch); errs[i] == nil && w.sync {
-			opts = pebble.Sync
-		}
-	}
-	if err := batch.Commit(opts); err != nil {
-		for i := range errs {
-			if errs[i] == nil {
-				errs[i] = fmt.Errorf("commit to store: %w", err)
-			}
-		}
-	}
-	for i, w := range writes {
-		if w.done != nil {
-			w.done(errs[i])
-		}
-	}
+	return writes, oldest
 }
 
 // Close writes what was submitted and closes the database. Later writes get ErrClosed.
@@ -118,16 +155,19 @@ func (db *DB) Close() error {
 	db.mu.Lock()
 	if db.closed {
 		db.mu.Unlock()
+		<-db.stopped
 		return nil
 	}
 	db.closed = true
 	db.mu.Unlock()
-	select {
-	case db.wake <- struct{}{}:
-	default:
-	}
+	db.wakeUp()
 	<-db.stopped
-	if err := db.pebble.Close(); err != nil {
+	db.metrics.unregister()
+	err := db.pebble.close()
+	if unlock := db.lock.Close(); err == nil {
+		err = unlock
+	}
+	if err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}
 	return nil
