@@ -52,10 +52,11 @@ type Wheel struct {
 
 type shard struct {
 	mu    sync.Mutex
-	cur   int64    // the last tick that was worked off
+	tick  int64    // the last one that was worked off
+	now   int64    // Wheel.Now at that tick: delays count from here, or a timer could be early by a tick
 	slots []*Timer // lists of the waiting, by tick modulo their number
 	due   *Timer   // list of those about to fire
-	_     [16]byte // keeps the locks of neighbours on different cache lines
+	_     [8]byte  // keeps the locks of neighbours on different cache lines
 }
 
 // New returns a wheel that turns once in slots ticks. tick is at least a millisecond. A timer costs a glance at each
@@ -64,6 +65,7 @@ func New(tick time.Duration, slots int) *Wheel {
 	w := &Wheel{tick: max(tick, time.Millisecond), stop: make(chan struct{}), done: make(chan struct{})}
 	w.now.Store(time.Now().UnixMilli())
 	for i := range w.shards {
+		w.shards[i].now = w.now.Load()
 		w.shards[i].slots = make([]*Timer, max(slots, 1))
 	}
 	return w
@@ -90,14 +92,13 @@ func (w *Wheel) Schedule(t *Timer, atMillis int64, f Handler) {
 	defer s.mu.Unlock()
 	s.unlink(t)
 	t.handler = f
-	t.tick = s.cur + w.ticksUntil(atMillis)
+	t.tick = s.tick + w.ticks(s.now, atMillis)
 	t.state = waiting
 	push(s.slot(t.tick), t)
 }
 
-// ticksUntil rounds up, and is at least 1.
-func (w *Wheel) ticksUntil(atMillis int64) int64 {
-	now := w.now.Load()
+// ticks is the time between two times in ticks, rounded up, and at least 1.
+func (w *Wheel) ticks(now, atMillis int64) int64 {
 	if atMillis <= now {
 		return 1
 	}
@@ -160,16 +161,20 @@ func (w *Wheel) run() {
 	defer close(w.done)
 	ticker := time.NewTicker(w.tick)
 	defer ticker.Stop()
-	clock := clock{start: time.Now(), now: w.now.Load()}
-	for {
+	start, clock := time.Now(), newClock(w.now.Load())
+	for tick := int64(0); ; {
 		select {
 		case <-w.stop:
 			return
 		case <-ticker.C:
 		}
 		now := time.Now()
-		w.now.Store(clock.advance(now.Sub(clock.start), now.UnixMilli()))
-		tick := int64(now.Sub(clock.start) / w.tick) // the ticker drops ticks when we are late; the clock does not
+		passed := int64(now.Sub(start)/w.tick) - tick // the ticker drops ticks when we are late; the clock does not
+		if passed == 0 {
+			continue
+		}
+		tick += passed
+		w.now.Store(clock.advance(time.Duration(passed)*w.tick, now.UnixMilli()))
 		for i := range w.shards {
 			if !w.turn(&w.shards[i], tick) {
 				return
@@ -180,23 +185,24 @@ func (w *Wheel) run() {
 
 // turn fires what is due in one shard; it returns false when the wheel was stopped.
 func (w *Wheel) turn(s *shard, tick int64) bool {
-	s.collect(tick)
-	for t := s.pop(); t != nil; t = s.pop() {
+	now := w.now.Load()
+	s.collect(tick, now)
+	for h := s.pop(); h != nil; h = s.pop() {
 		select {
 		case <-w.stop:
 			return false
 		default:
-			t.Fire(w.now.Load())
+			h.Fire(now)
 		}
 	}
 	return true
 }
 
-// collect moves all timers up to tick from their slots to the list of the due.
-func (s *shard) collect(tick int64) {
+// collect moves all timers up to tick from their slots to the list of the due. now is the time of that tick.
+func (s *shard) collect(tick, now int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	first := max(s.cur+1, tick-int64(len(s.slots))+1) // after a long pause, each slot once
+	first := max(s.tick+1, tick-int64(len(s.slots))+1) // after a long pause, each slot once
 	for i := first; i <= tick; i++ {
 		for t := *s.slot(i); t != nil; {
 			next := t.next
@@ -208,7 +214,7 @@ func (s *shard) collect(tick int64) {
 			t = next
 		}
 	}
-	s.cur = max(s.cur, tick)
+	s.tick, s.now = tick, now
 }
 
 // pop takes one timer that is due; from here on its handler counts as running.
@@ -223,20 +229,4 @@ func (s *shard) pop() Handler {
 	s.unlink(t)
 	t.handler = nil
 	return h
-}
-
-// clock turns monotonic time into Unix time that does not jump.
-type clock struct {
-	start time.Time
-	last  time.Duration
-	now   int64
-}
-
-// advance returns the Unix milliseconds of a time since start at which the system's clock shows wall.
-func (c *clock) advance(elapsed time.Duration, wall int64) int64 {
-	passed := max((elapsed - c.last).Milliseconds(), 0)
-	c.last += time.Duration(passed) * time.Millisecond
-	slew := passed / 16
-	c.now += passed + min(max(wall-c.now-passed, -slew), slew)
-	return c.now
 }
