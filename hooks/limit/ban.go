@@ -12,6 +12,9 @@ const (
 	maxBans     = 100_000
 	maxFailures = 100_000
 	maxBan      = 720 * time.Hour
+
+	evictionSample = 16          // entries looked at to find one to forget
+	sweepPause     = time.Second // least time between two searches for bans that are over
 )
 
 // Errors of Ban.
@@ -75,21 +78,27 @@ func (g *Guard) Failed(addr netip.Addr) {
 	g.log.Warn("address banned", "remote", addr.String(), "reason", ban.Reason, "until", ban.Until)
 }
 
-// makeRoomForFailure forgets counts whose window is over, and when that is not enough, any one. g.mu is held.
+// makeRoomForFailure forgets one count when there are too many: of a few, one whose window is over, or else the lowest.
+// Looking at all of them would make every failure of a large attack slow. g.mu is held.
 func (g *Guard) makeRoomForFailure(now time.Time, window time.Duration) {
 	if len(g.failures) < maxFailures {
 		return
 	}
 	var victim netip.Addr
+	looked, lowest := 0, 0
 	for key, f := range g.failures {
-		victim = key
 		if now.Sub(f.since) >= window {
-			delete(g.failures, key)
+			victim = key
+			break
+		}
+		if looked == 0 || f.count < lowest {
+			victim, lowest = key, f.count
+		}
+		if looked++; looked == evictionSample {
+			break
 		}
 	}
-	if len(g.failures) >= maxFailures {
-		delete(g.failures, victim)
-	}
+	delete(g.failures, victim)
 }
 
 // Ban refuses the address from now on for a time. An IPv6 address stands for its /64. Connections that are open stay.
@@ -108,7 +117,9 @@ func (g *Guard) Ban(addr netip.Addr, duration time.Duration, reason string) (Ban
 func (g *Guard) ban(ban Ban, now time.Time) error {
 	old, found := g.bans[ban.Address]
 	if !found && len(g.bans) >= maxBans {
-		g.dropExpired(now)
+		if now.Sub(g.swept) >= sweepPause {
+			g.dropExpired(now)
+		}
 		if len(g.bans) >= maxBans {
 			return ErrTooManyBans
 		}
@@ -121,6 +132,7 @@ func (g *Guard) ban(ban Ban, now time.Time) error {
 }
 
 func (g *Guard) dropExpired(now time.Time) {
+	g.swept = now
 	for key, b := range g.bans {
 		if !now.Before(b.Until) {
 			delete(g.bans, key)

@@ -41,6 +41,7 @@ type Guard struct {
 	mu       sync.RWMutex
 	bans     map[netip.Addr]Ban
 	failures map[netip.Addr]failures
+	swept    time.Time // when bans that are over were last looked for
 }
 
 type lists struct {
