@@ -5,7 +5,6 @@ import (
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/penstockmq/penstock/broker"
 )
@@ -14,7 +13,8 @@ import (
 type Clients interface {
 	Client(clientID string) (broker.ClientInfo, bool)
 	Clients(cursor string, limit int) []broker.ClientInfo
-	Disconnect(clientID string, code packets.Code) bool
+	// Kick closes the client's connection (MQTT 5: 0x98 Administrative action) and reports whether there was one.
+	Kick(clientID string) bool
 }
 
 // adminSecurity marks an operation that only an admin may call.
@@ -65,7 +65,7 @@ func registerClients(api huma.API, clients Clients) {
 		Summary: "Close a client's connection (MQTT 5: 0x98); its session stays", Security: adminSecurity,
 		DefaultStatus: http.StatusNoContent, Errors: []int{http.StatusNotFound},
 	}, func(_ context.Context, in *clientInput) (*struct{}, error) {
-		if !clients.Disconnect(in.ID, packets.ErrAdministrativeAction) {
+		if !clients.Kick(in.ID) {
 			return nil, huma.Error404NotFound("no client with this identifier is connected")
 		}
 		return nil, nil

@@ -4,7 +4,6 @@ package console
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -49,14 +48,13 @@ type Options struct {
 	Streams    map[string]http.Handler // "GET /path" → admin call that streams its answer
 }
 
-// Server is the HTTP server of a node: New, Listen, Serve, Close.
+// Server is the HTTP server of a node: New, Serve, Close.
 type Server struct {
-	opts     Options
-	http     *http.Server
-	listener net.Listener
-	serving  sync.WaitGroup
-	ending   context.Context // done when streams must end
-	end      context.CancelFunc
+	opts    Options
+	http    *http.Server
+	serving sync.WaitGroup
+	ending  context.Context // done when streams must end
+	end     context.CancelFunc
 }
 
 // New makes the server with all its routes. It opens nothing.
@@ -89,38 +87,22 @@ func New(opts Options) *Server {
 	return s
 }
 
-// Listen opens the port, so that a port that is taken is known before anything else starts.
-func (s *Server) Listen(address string) error {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return fmt.Errorf("listen for HTTP on %s: %w", address, err)
-	}
-	s.listener = netutil.LimitListener(l, maxSockets)
-	return nil
-}
-
-// Addr is where Listen listens, with the real port.
-func (s *Server) Addr() net.Addr { return s.listener.Addr() }
-
-// Serve answers requests on a goroutine of its own until Close.
-func (s *Server) Serve() {
+// Serve answers requests that come to l, on a goroutine of its own, until Close. It takes l over.
+func (s *Server) Serve(l net.Listener) {
 	s.serving.Go(func() {
-		if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.http.Serve(netutil.LimitListener(l, maxSockets)); !errors.Is(err, http.ErrServerClosed) {
 			s.opts.Logger.Error("HTTP server ended", "error", err)
 		}
 	})
 }
 
 // Close ends streams, lets other requests that are being answered finish until ctx ends, and then closes their
-// connections. It may be called without Listen or Serve.
+// connections. It may be called without Serve.
 func (s *Server) Close(ctx context.Context) error {
 	s.http.RegisterOnShutdown(s.end)
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		err = errors.Join(err, s.http.Close())
-	}
-	if s.listener != nil {
-		_ = s.listener.Close() // Shutdown has closed it, unless Serve was never called
 	}
 	s.serving.Wait()
 	return err

@@ -49,6 +49,7 @@ func countWord(n int, word string) string {
 	return word + "s"
 }
 
+// sorted puts the faults in the order of the file; those that are not in it come first, by key.
 func (f Faults) sorted() Faults {
 	slices.SortStableFunc(f, func(a, b Fault) int { return cmp.Compare(a.Line, b.Line) })
 	return f

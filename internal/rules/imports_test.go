@@ -1,0 +1,153 @@
+// Package rules holds tests of the house's own rules, which the compiler does not know.
+package rules
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/penstockmq/penstock/"
+
+// mayImport says which of our packages the packages below a folder may import; the longest folder that fits counts.
+// A folder may always import what is below itself.
+var mayImport = map[string][]string{
+	"cmd":            {"node", "internal", "hooks/auth", "hooks/command"}, // of hooks only what a subcommand prints or hashes
+	"node":           {"hooks", "bridge", "cluster", "console", "store", "broker", "internal"},
+	"console":        {"hooks", "bridge", "broker", "internal"}, // hooks and bridge: whose calls it offers over HTTP
+	"hooks":          {"broker", "internal"},
+	"bridge":         {"hooks/uplink", "broker", "internal"},
+	"cluster":        {"broker", "internal"},
+	"store":          {"hooks/auth", "hooks/command", "hooks/uplink", "bridge", "broker", "internal"}, // whose interfaces it implements
+	"broker":         {},
+	"broker/timer":   {},
+	"broker/topic":   {},
+	"broker/wire":    {},
+	"broker/listen":  {},
+	"internal":       {},
+	"internal/bench": {"broker/wire", "internal"},
+}
+
+// onlyIn says in which folders a library may be known.
+var onlyIn = map[string][]string{
+	"github.com/IBM/sarama":               {"bridge"},
+	"github.com/cockroachdb/pebble":       {"store/local"},
+	"github.com/redis/go-redis":           {"store/redis"},
+	"github.com/hashicorp/memberlist":     {"cluster"},
+	"github.com/mochi-mqtt/server":        {"broker", "hooks"},
+	"github.com/spf13/cobra":              {"cmd"},
+	"github.com/danielgtaylor/huma":       {"console"},
+	"github.com/goccy/go-yaml":            {"internal/conf"},
+	"github.com/prometheus/client_golang": {"hooks", "bridge", "cluster", "console", "store", "node"},
+	"github.com/stretchr/testify":         {},
+	"github.com/twmb/franz-go":            {},
+	"github.com/eclipse/paho.mqtt.golang": {},
+	"github.com/eclipse/paho.golang":      {"node/demo"},
+	"github.com/HdrHistogram":             {"internal/bench"},
+	"github.com/vbauerster/mpb":           {"cmd"},
+}
+
+// imported is one import of one file.
+type imported struct{ file, path string }
+
+func imports(t *testing.T, tests bool) []imported {
+	t.Helper()
+	var out []imported
+	root := os.DirFS("../..")
+	err := fs.WalkDir(root, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && name != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "bin") {
+			return fs.SkipDir
+		}
+		if d.IsDir() || path.Ext(name) != ".go" || strings.HasSuffix(name, "_test.go") != tests {
+			return nil
+		}
+		text, err := fs.ReadFile(root, name)
+		if err != nil {
+			return err
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), name, text, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range parsed.Imports {
+			target, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			out = append(out, imported{filepath.ToSlash(name), target})
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	return out
+}
+
+func below(name, folder string) bool { return name == folder || strings.HasPrefix(name, folder+"/") }
+
+func TestImportsPointOneWay(t *testing.T) {
+	all := imports(t, false)
+	require.NotEmpty(t, all)
+	for _, i := range all {
+		target, ours := strings.CutPrefix(i.path, module)
+		if !ours {
+			continue
+		}
+		from := ""
+		for folder := range mayImport {
+			if below(i.file, folder) && len(folder) > len(from) {
+				from = folder
+			}
+		}
+		if !assert.NotEmpty(t, from, "%s is in no folder of the house", i.file) {
+			continue
+		}
+		allowed := below(target, from) || slices.ContainsFunc(mayImport[from], func(f string) bool { return below(target, f) })
+		assert.True(t, allowed, "%s may not import %s", i.file, target)
+	}
+}
+
+func TestLibrariesAreKnownWhereTheyBelong(t *testing.T) {
+	for _, i := range imports(t, false) {
+		for library, folders := range onlyIn {
+			if !below(i.path, library) {
+				continue
+			}
+			known := slices.ContainsFunc(folders, func(f string) bool { return below(i.file, f) })
+			// internal/testenv and its like are test code that several packages share.
+			known = known || strings.HasPrefix(path.Dir(i.file), "internal/test")
+			assert.True(t, known, "%s may not import %s: only %v know it", i.file, i.path, folders)
+		}
+	}
+}
+
+func TestHooksDoNotKnowEachOther(t *testing.T) {
+	for _, i := range imports(t, false) {
+		target, ours := strings.CutPrefix(i.path, module)
+		if ours && below(i.file, "hooks") && below(target, "hooks") {
+			assert.True(t, below(target, path.Dir(i.file)), "%s may not import %s", i.file, target)
+		}
+	}
+}
+
+func TestBrokerImportsNothingOfOurs(t *testing.T) {
+	for _, i := range imports(t, false) {
+		target, ours := strings.CutPrefix(i.path, module)
+		if ours && below(i.file, "broker") {
+			assert.True(t, below(target, "broker"), "%s may not import %s", i.file, target)
+			assert.NotEqual(t, "broker", target, "%s may not import its parent", i.file)
+		}
+	}
+}
