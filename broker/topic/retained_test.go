@@ -1,0 +1,134 @@
+package topic
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func topicsOf[V any](r *Retained[V], filter string) []string {
+	var topics []string
+	r.Match(filter, func(topic string, _ V) bool {
+		topics = append(topics, topic)
+		return true
+	})
+	slices.Sort(topics)
+	return topics
+}
+
+func TestRetainedMatches(t *testing.T) {
+	for _, test := range matchCases {
+		t.Run(test.filter+" "+test.topic, func(t *testing.T) {
+			r := NewRetained[int]()
+			r.Set(test.topic, 1)
+			require.Equal(t, test.want, len(topicsOf(r, test.filter)) == 1)
+		})
+	}
+}
+
+func TestRetainedSetGetDelete(t *testing.T) {
+	r := NewRetained[string]()
+	require.False(t, r.Set("a/b", "one"))
+	require.True(t, r.Set("a/b", "two"))
+	require.False(t, r.Set("a", "parent"))
+	require.Equal(t, 2, r.Len())
+	v, ok := r.Get("a/b")
+	require.True(t, ok)
+	require.Equal(t, "two", v)
+	for _, missing := range []string{"", "b", "a/", "a/b/c", "a/c"} {
+		_, ok = r.Get(missing)
+		require.False(t, ok, missing)
+		require.False(t, r.Delete(missing), missing)
+	}
+	require.True(t, r.Delete("a"))
+	require.False(t, r.Delete("a"))
+	_, ok = r.Get("a")
+	require.False(t, ok)
+	require.True(t, r.Delete("a/b"))
+	require.Zero(t, r.Len())
+	require.Empty(t, r.root.children, "empty levels are cut off")
+}
+
+func TestRetainedMatchStopsAndMayWrite(t *testing.T) {
+	r := NewRetained[int]()
+	for i := range 10 {
+		r.Set(fmt.Sprintf("a/%d", i), i)
+	}
+	calls := 0
+	r.Match("a/#", func(topic string, _ int) bool {
+		calls++
+		return r.Delete(topic) && calls < 3
+	})
+	require.Equal(t, 3, calls)
+	require.Equal(t, 7, r.Len())
+}
+
+func TestRetainedAgreesWithMatch(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	store, model := NewRetained[int](), map[string]int{}
+	for step := range 10_000 {
+		topic := randomFilter(r, false)
+		if r.IntN(3) == 0 {
+			_, had := model[topic]
+			require.Equal(t, had, store.Delete(topic))
+			delete(model, topic)
+		} else {
+			_, had := model[topic]
+			require.Equal(t, had, store.Set(topic, step))
+			model[topic] = step
+		}
+		require.Equal(t, len(model), store.Len())
+		filter := randomFilter(r, true)
+		var want []string
+		for topic := range model {
+			if Match(filter, topic) {
+				want = append(want, topic)
+			}
+		}
+		slices.Sort(want)
+		require.Equal(t, want, topicsOf(store, filter), "filter %q", filter)
+	}
+}
+
+func TestRetainedConcurrentUse(t *testing.T) {
+	r := NewRetained[int]()
+	var work sync.WaitGroup
+	for range 3 {
+		work.Go(func() {
+			for i := range 2000 {
+				topic := fmt.Sprintf("a/%d", i%50)
+				r.Set(topic, i)
+				topicsOf(r, "a/+")
+				if i%2 == 0 {
+					r.Delete(topic)
+				}
+			}
+		})
+	}
+	work.Wait()
+}
+
+func BenchmarkRetained(b *testing.B) {
+	r := NewRetained[int]()
+	for i := range 100_000 {
+		r.Set(fmt.Sprintf("devices/%d/state", i), i)
+	}
+	b.Run("set", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			r.Set("devices/4711/state", 1)
+		}
+	})
+	for _, filter := range []string{"devices/4711/state", "devices/4711/#", "devices/+/state"} {
+		b.Run("match "+filter, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				r.Match(filter, func(string, int) bool { return true })
+			}
+		})
+	}
+}
