@@ -5,7 +5,11 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
+	"time"
 )
+
+// closeWait bounds the goodbyes of Close, which are small and fit where the peer reads at all.
+const closeWait = 100 * time.Millisecond
 
 // Conn is a connection whose next byte is MQTT, whatever carries it. One goroutine may read while another writes, and
 // deadlines and Close may be used from anywhere; Close makes a blocked Read and Write return.
@@ -25,6 +29,16 @@ func (c *Conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) 
 
 // RemoteAddrPort is RemoteAddr without an allocation; IPv4 is never in its IPv6-mapped form.
 func (c *Conn) RemoteAddrPort() netip.AddrPort { return c.remote }
+
+// Close says goodbye as the protocols around MQTT want it, where that does not take long, and closes the socket. It
+// returns within moments also when the peer does not read: crypto/tls alone would wait for five seconds.
+func (c *Conn) Close() error {
+	if c.tls != nil {
+		cut := time.AfterFunc(closeWait, func() { c.tcp.Close() })
+		defer cut.Stop()
+	}
+	return c.Conn.Close()
+}
 
 // TLS returns the state of the TLS session, with the client's verified certificates, or nil without TLS.
 func (c *Conn) TLS() *tls.ConnectionState {

@@ -1,8 +1,8 @@
 package listen
 
 import (
+	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -11,12 +11,9 @@ import (
 
 // refusal is why a connection did not make it.
 type refusal struct {
-	reason string
+	reason string // one of the Reason constants
 	err    error
 }
-
-func (r *refusal) Error() string { return r.reason + ": " + r.err.Error() }
-func (r *refusal) Unwrap() error { return r.err }
 
 // acceptPending accepts for the types that need a handshake, and gives each socket a goroutine for it. It takes a slot
 // before it accepts, so that a flood waits in the kernel's queue and not in memory.
@@ -61,26 +58,24 @@ func (l *Listener) untrack(tcp *net.TCPConn) {
 
 // prepare brings one socket to its first MQTT byte and passes it to Accept, or refuses it.
 func (l *Listener) prepare(tcp *net.TCPConn) {
-	conn, err := l.handshake(tcp, time.Now().Add(l.cfg.HandshakeTimeout))
+	conn, refused := l.handshake(tcp, time.Now().Add(l.cfg.HandshakeTimeout))
 	l.untrack(tcp)
-	if err != nil {
-		l.refuse(tcp, conn.remote, err)
+	if refused != nil {
+		l.refuse(tcp, conn.remote, refused)
 		return
 	}
 	select {
 	case l.ready <- conn:
 	case <-l.closing:
-		tcp.Close()
+		conn.Close()
 	}
 }
 
-// handshake does what comes before MQTT, all of it before the deadline. The connection is never nil: with an error it
-// holds the address as far as it was known.
-func (l *Listener) handshake(tcp *net.TCPConn, deadline time.Time) (*Conn, error) {
+// handshake does what comes before MQTT, all of it before the deadline. With a refusal, the connection holds the
+// address as far as it was known. Setting deadlines fails on closed sockets only, and there the next read fails too.
+func (l *Listener) handshake(tcp *net.TCPConn, deadline time.Time) (*Conn, *refusal) {
 	conn := &Conn{Conn: tcp, tcp: tcp, remote: addrPortOf(tcp)}
-	if err := tcp.SetDeadline(deadline); err != nil {
-		return conn, err
-	}
+	_ = tcp.SetDeadline(deadline)
 	if l.cfg.ProxyProtocol != "" {
 		remote, err := l.proxiedAddress(tcp, conn.remote)
 		if err != nil {
@@ -88,11 +83,11 @@ func (l *Listener) handshake(tcp *net.TCPConn, deadline time.Time) (*Conn, error
 		}
 		conn.remote = remote
 	}
-	if err := l.admit(conn.remote.Addr()); err != nil {
-		return conn, err
+	if refused := l.admit(conn.remote.Addr()); refused != nil {
+		return conn, refused
 	}
 	if l.cfg.usesTLS() {
-		conn.tls = l.tlsServer(tcp)
+		conn.tls = tls.Server(tcp, l.certs.current.Load())
 		conn.Conn = conn.tls
 		if err := conn.tls.Handshake(); err != nil {
 			return conn, &refusal{ReasonTLS, err}
@@ -105,43 +100,30 @@ func (l *Listener) handshake(tcp *net.TCPConn, deadline time.Time) (*Conn, error
 		}
 		conn.Conn = socket
 	}
-	return conn, conn.SetDeadline(time.Time{})
+	_ = conn.SetDeadline(time.Time{})
+	return conn, nil
 }
 
-func (l *Listener) admit(addr netip.Addr) error {
+func (l *Listener) admit(addr netip.Addr) *refusal {
 	if ok, why := l.cfg.Admit(addr); !ok {
-		return &refusal{ReasonDenied, fmt.Errorf("address is not admitted: %s", why)}
+		return &refusal{ReasonDenied, errors.New(why)}
 	}
 	return nil
 }
 
-// refuse closes a socket and counts it. What Close cut, or what broke while closing, is nobody's refusal.
-func (l *Listener) refuse(tcp *net.TCPConn, remote netip.AddrPort, err error) {
+// refuse closes a socket and counts it, unless it was Close that cut it. A silent peer gets a reason of its own,
+// whatever it was silent in.
+func (l *Listener) refuse(tcp *net.TCPConn, remote netip.AddrPort, refused *refusal) {
 	tcp.Close()
 	select {
 	case <-l.closing:
 		return
 	default:
 	}
-	reason := l.reasonOf(err)
-	l.cfg.Refused(reason)
-	l.cfg.Logger.Debug("connection refused", "remote", remote, "reason", reason, "error", err)
-}
-
-// reasonOf gives a silent peer its own reason, whatever it was silent in. An error that no stage claimed is the
-// socket's: the peer left between two of them.
-func (l *Listener) reasonOf(err error) string {
-	var r *refusal
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return ReasonTimeout
-	case errors.As(err, &r):
-		return r.reason
-	case l.cfg.usesTLS():
-		return ReasonTLS
-	case l.cfg.usesWebSocket():
-		return ReasonWebSocket
-	default:
-		return ReasonProxy
+	reason := refused.reason
+	if errors.Is(refused.err, os.ErrDeadlineExceeded) {
+		reason = ReasonTimeout
 	}
+	l.cfg.Refused(reason)
+	l.cfg.Logger.Debug("connection refused", "remote", remote, "reason", reason, "error", refused.err)
 }

@@ -8,11 +8,11 @@ package listen
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -84,22 +84,25 @@ func open(cfg Config) (*Listener, error) {
 	return l, nil
 }
 
-// bind listens on a TCP address. The system's own words for what went wrong are kept, without Go's operation before.
+// bind listens on a TCP address. Of an error it keeps what the system said, and drops what Go says around it.
 func bind(address string) (net.Listener, error) {
 	config := net.ListenConfig{KeepAliveConfig: keepAlive}
 	inner, err := config.Listen(context.Background(), "tcp", address)
 	if err == nil {
 		return inner, nil
 	}
-	var errno syscall.Errno
-	switch {
-	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("listen on %s: %w (ports below 1024 need CAP_NET_BIND_SERVICE)", address, syscall.EACCES)
-	case errors.As(err, &errno):
-		return nil, fmt.Errorf("listen on %s: %w", address, errno)
-	default:
-		return nil, fmt.Errorf("listen on %s: %w", address, err)
+	var operation *net.OpError
+	if errors.As(err, &operation) {
+		err = operation.Err
 	}
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		err = call.Err
+	}
+	if errors.Is(err, syscall.EACCES) {
+		return nil, fmt.Errorf("listen on %s: %w (ports below 1024 need CAP_NET_BIND_SERVICE)", address, err)
+	}
+	return nil, fmt.Errorf("listen on %s: %w", address, err)
 }
 
 // Addr returns the address it listens on, with the port that the system chose for port 0.
@@ -122,8 +125,8 @@ func (l *Listener) Accept() (*Conn, error) {
 			return nil, err
 		}
 		remote := addrPortOf(tcp)
-		if err := l.admit(remote.Addr()); err != nil {
-			l.refuse(tcp, remote, err)
+		if refused := l.admit(remote.Addr()); refused != nil {
+			l.refuse(tcp, remote, refused)
 			continue
 		}
 		return &Conn{Conn: tcp, tcp: tcp, remote: remote}, nil
@@ -199,8 +202,3 @@ func addrPortOf(tcp *net.TCPConn) netip.AddrPort {
 }
 
 func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
-
-// tlsServer starts TLS with the certificate of this moment.
-func (l *Listener) tlsServer(tcp *net.TCPConn) *tls.Conn {
-	return tls.Server(tcp, l.certs.current.Load())
-}

@@ -59,7 +59,7 @@ func (l *Listener) negotiate(sock net.Conn, deadline time.Time) (*webSocket, err
 	frames := &frameConn{Conn: sock}
 	var refused *answer
 	upgrader := websocket.Upgrader{
-		HandshakeTimeout: time.Until(deadline),
+		HandshakeTimeout: max(time.Until(deadline), time.Millisecond), // zero would be none
 		ReadBufferSize:   readBuffer,
 		WriteBufferSize:  writeBuffer,
 		WriteBufferPool:  writeBuffers,
@@ -97,7 +97,7 @@ func (l *Listener) checkRequest(r *http.Request) error {
 	switch {
 	case r.URL.Path != l.cfg.Path:
 		return &answer{http.StatusNotFound, "MQTT over WebSocket is served at another path of this port"}
-	case !websocket.IsWebSocketUpgrade(r):
+	case !websocket.IsWebSocketUpgrade(r) || !r.ProtoAtLeast(1, 1):
 		return &answer{http.StatusUpgradeRequired,
 			"this is an MQTT over WebSocket endpoint: connect with a WebSocket client and the subprotocol mqtt"}
 	case !offersMQTT(r):

@@ -14,9 +14,6 @@ import (
 const (
 	readBuffer  = 1 << 10 // for each connection, all its life
 	writeBuffer = 4 << 10 // from writeBuffers, for the time of one write
-	// Control frames are small: where one cannot be written in this time, the peer does not read.
-	controlWait = time.Second
-	closeWait   = 100 * time.Millisecond
 )
 
 var writeBuffers = new(sync.Pool)
@@ -73,7 +70,7 @@ func (s *webSocket) nextMessage() error {
 		return readError(err)
 	}
 	if kind != websocket.BinaryMessage {
-		s.control(websocket.CloseUnsupportedData, "MQTT needs binary frames", controlWait)
+		s.sendClose(websocket.CloseUnsupportedData, "MQTT needs binary frames")
 		return errTextFrame
 	}
 	s.message = message
@@ -84,6 +81,8 @@ func (s *webSocket) nextMessage() error {
 func readError(err error) error {
 	var timeout net.Error
 	switch {
+	case websocket.IsCloseError(err, websocket.CloseAbnormalClosure): // no close frame came
+		return io.ErrUnexpectedEOF
 	case websocket.IsCloseError(err, websocket.CloseNormalClosure, websocket.CloseGoingAway,
 		websocket.CloseNoStatusReceived):
 		return io.EOF
@@ -107,15 +106,15 @@ func (s *webSocket) Write(p []byte) (int, error) {
 // Close says goodbye with a close frame, unless a Write is stuck, and closes the socket without waiting for an answer.
 func (s *webSocket) Close() error {
 	if s.writing.TryLock() {
-		s.control(websocket.CloseNormalClosure, "", closeWait)
+		s.sendClose(websocket.CloseNormalClosure, "")
 		s.writing.Unlock()
 	}
 	return s.Conn.Close()
 }
 
-// control sends a close frame. That it could not be sent changes nothing: the connection is at its end.
-func (s *webSocket) control(code int, text string, wait time.Duration) {
-	_ = s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, text), time.Now().Add(wait))
+// sendClose sends a close frame. That it could not be sent changes nothing: the connection is at its end.
+func (s *webSocket) sendClose(code int, text string) {
+	_ = s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, text), time.Now().Add(closeWait))
 }
 
 func (s *webSocket) SetDeadline(t time.Time) error {
