@@ -68,13 +68,14 @@ func (x *Index[S]) Remove(e *Entry[S]) {
 // Match appends to into who subscribed to a filter that matches topic. One subscriber appears once for each of its
 // matching filters. It does not allocate once into has grown.
 func (x *Index[S]) Match(topic string, into *Matches[S]) {
-	s := x.shard(topic)
+	hash := maphash.String(x.seed, topic)
+	s := &x.exact[hash%indexShards]
 	s.mu.RLock()
 	if found, ok := s.filters[topic]; ok {
 		found.collect(into)
 	}
 	s.mu.RUnlock()
-	x.wild.match(topic, into)
+	x.wild.match(topic, hash/indexShards, into)
 }
 
 // Len returns the number of entries.

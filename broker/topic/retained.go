@@ -5,6 +5,9 @@ import (
 	"sync"
 )
 
+// findPause is after how many levels Match lets writers in: a filter like # may visit millions.
+const findPause = 256
+
 // Retained holds one value for each topic, and finds them by filter. It is safe for concurrent use.
 type Retained[V any] struct {
 	mu     sync.RWMutex
@@ -14,7 +17,7 @@ type Retained[V any] struct {
 
 // level is one level of a topic. Levels that hold nothing any more are cut off.
 type level[V any] struct {
-	children map[string]*level[V]
+	children children[level[V]]
 	held     *held[V] // nil when no topic with a value ends here
 }
 
@@ -34,13 +37,10 @@ func (r *Retained[V]) Set(topic string, v V) (replaced bool) {
 	for rest, more := topic, true; more; {
 		var name string
 		name, rest, more = strings.Cut(rest, "/")
-		c, ok := n.children[name]
-		if !ok {
-			if n.children == nil {
-				n.children = make(map[string]*level[V], 1)
-			}
+		c := n.children.get(name)
+		if c == nil {
 			c = &level[V]{}
-			n.children[name] = c
+			n.children.put(name, c)
 		}
 		n = c
 	}
@@ -70,12 +70,12 @@ func (n *level[V]) delete(rest string, more bool) bool {
 		return had
 	}
 	name, rest, more := strings.Cut(rest, "/")
-	c, ok := n.children[name]
-	if !ok || !c.delete(rest, more) {
+	c := n.children.get(name)
+	if c == nil || !c.delete(rest, more) {
 		return false
 	}
-	if c.held == nil && len(c.children) == 0 {
-		delete(n.children, name)
+	if c.held == nil && c.children.empty() {
+		n.children.drop(name)
 	}
 	return true
 }
@@ -88,7 +88,7 @@ func (r *Retained[V]) Get(topic string) (v V, ok bool) {
 	for rest, more := topic, true; more; {
 		var name string
 		name, rest, more = strings.Cut(rest, "/")
-		if n, ok = n.children[name]; !ok {
+		if n = n.children.get(name); n == nil {
 			return v, false
 		}
 	}
@@ -99,56 +99,73 @@ func (r *Retained[V]) Get(topic string) (v V, ok bool) {
 }
 
 // Match calls each for every topic that a valid filter without $share matches, in no order, until each returns false.
-// each runs without locks on a snapshot, so it may block and may call Set and Delete.
+// each runs without locks, so it may block and may call Set and Delete. Topics that come or go while Match looks may
+// be found or not.
 func (r *Retained[V]) Match(filter string, each func(topic string, v V) bool) {
-	for _, h := range r.find(filter) {
+	f := finder[V]{lock: &r.mu}
+	f.lock.RLock()
+	f.find(&r.root, filter, true, true)
+	f.lock.RUnlock()
+	for _, h := range f.found {
 		if !each(h.topic, h.value) {
 			return
 		}
 	}
 }
 
-func (r *Retained[V]) find(filter string) []*held[V] {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	var found []*held[V]
-	r.root.find(filter, true, true, &found)
-	return found
+// finder collects the topics of one Match.
+type finder[V any] struct {
+	lock    *sync.RWMutex
+	visited int
+	found   []*held[V]
 }
 
-// find visits what matches; top is true at the first level, where no wildcard matches a name that begins with $.
-func (n *level[V]) find(rest string, more, top bool, found *[]*held[V]) {
+// visit counts the levels, and from time to time lets writers in. What they cut off meanwhile holds nothing.
+func (f *finder[V]) visit() {
+	if f.visited++; f.visited%findPause == 0 {
+		f.lock.RUnlock()
+		f.lock.RLock()
+	}
+}
+
+func (f *finder[V]) take(n *level[V]) {
+	if n.held != nil {
+		f.found = append(f.found, n.held)
+	}
+}
+
+// find visits what matches rest below n; more is false behind the last level. top is true at the first level, where no
+// wildcard matches a name that begins with $.
+func (f *finder[V]) find(n *level[V], rest string, more, top bool) {
+	f.visit()
 	if !more {
-		if n.held != nil {
-			*found = append(*found, n.held)
-		}
+		f.take(n)
 		return
 	}
 	name, rest, more := strings.Cut(rest, "/")
 	switch name {
 	case "#":
-		n.findAll(top, found)
+		f.findAll(n, top)
 	case "+":
-		for childName, c := range n.children {
+		for childName, c := range n.children.all() {
 			if !top || !strings.HasPrefix(childName, "$") {
-				c.find(rest, more, false, found)
+				f.find(c, rest, more, false)
 			}
 		}
 	default:
-		if c, ok := n.children[name]; ok {
-			c.find(rest, more, false, found)
+		if c := n.children.get(name); c != nil {
+			f.find(c, rest, more, false)
 		}
 	}
 }
 
 // findAll takes n, since a/# matches a, and everything below it.
-func (n *level[V]) findAll(top bool, found *[]*held[V]) {
-	if n.held != nil {
-		*found = append(*found, n.held)
-	}
-	for name, c := range n.children {
+func (f *finder[V]) findAll(n *level[V], top bool) {
+	f.visit()
+	f.take(n)
+	for name, c := range n.children.all() {
 		if !top || !strings.HasPrefix(name, "$") {
-			c.findAll(false, found)
+			f.findAll(c, false)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package topic
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -50,7 +51,7 @@ func TestRetainedSetGetDelete(t *testing.T) {
 	require.False(t, ok)
 	require.True(t, r.Delete("a/b"))
 	require.Zero(t, r.Len())
-	require.Empty(t, r.root.children, "empty levels are cut off")
+	require.True(t, r.root.children.empty(), "empty levels are cut off")
 }
 
 func TestRetainedMatchStopsAndMayWrite(t *testing.T) {
@@ -91,6 +92,59 @@ func TestRetainedAgreesWithMatch(t *testing.T) {
 		}
 		slices.Sort(want)
 		require.Equal(t, want, topicsOf(store, filter), "filter %q", filter)
+	}
+}
+
+// TestRetainedMatchLetsWritersIn: Match must find what is there all the time, although others change while it looks.
+func TestRetainedMatchLetsWritersIn(t *testing.T) {
+	r := NewRetained[int]()
+	const stay = 3000
+	for i := range stay {
+		r.Set(fmt.Sprintf("stay/%d/x", i), i)
+	}
+	stop := make(chan struct{})
+	var work sync.WaitGroup
+	work.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				r.Set(fmt.Sprintf("stay/%d/y", i%stay), i)
+				r.Set(fmt.Sprintf("stay/go%d/x", i%1000), i)
+				r.Delete(fmt.Sprintf("stay/go%d/x", (i+500)%1000))
+			}
+		}
+	})
+	for _, filter := range []string{"stay/+/x", "stay/#", "#"} {
+		found := map[string]bool{}
+		for _, topic := range topicsOf(r, filter) {
+			require.False(t, found[topic], "found twice: %s", topic)
+			found[topic] = true
+		}
+		for i := range stay {
+			require.True(t, found[fmt.Sprintf("stay/%d/x", i)], "%s %d", filter, i)
+		}
+	}
+	close(stop)
+	work.Wait()
+}
+
+// BenchmarkRetainedMemory reports what a topic costs beyond its string.
+func BenchmarkRetainedMemory(b *testing.B) {
+	const count = 200_000
+	topics := make([]string, count)
+	for i := range topics {
+		topics[i] = fmt.Sprintf("devices/%d/state", i)
+	}
+	for b.Loop() {
+		before := heap()
+		r := NewRetained[*int]()
+		for _, topic := range topics {
+			r.Set(topic, nil)
+		}
+		b.ReportMetric(float64(heap()-before)/count, "B/topic")
+		runtime.KeepAlive(r)
 	}
 }
 

@@ -8,26 +8,48 @@ import (
 
 // tree holds the filters with wildcards, a node for each level.
 type tree[S any] struct {
-	mu     sync.RWMutex
+	locks  treeLock
 	root   node[S]
 	length atomic.Int64 // entries; a broker without wildcard filters does not even take the lock
 }
 
+// treeLock is a lock that readers on different cores do not fight for: each reader takes one of its parts, a writer
+// takes them all.
+type treeLock [8]struct {
+	sync.RWMutex
+	_ [40]byte // keeps neighbours on different cache lines
+}
+
+func (l *treeLock) lock() {
+	for i := range l {
+		l[i].Lock()
+	}
+}
+
+func (l *treeLock) unlock() {
+	for i := range l {
+		l[i].Unlock()
+	}
+}
+
+// part returns the lock for one reader; any number will do.
+func (l *treeLock) part(n uint64) *sync.RWMutex { return &l[n%uint64(len(l))].RWMutex }
+
 // node is one level. Nodes that hold nothing any more are cut off.
 type node[S any] struct {
-	children map[string]*node[S] // literal levels; nil when there are none
-	plus     *node[S]            // the level +
-	here     *subscribers[S]     // filters that end at this level
-	hash     *subscribers[S]     // filters that end with # below this level
+	children children[node[S]] // literal levels
+	plus     *node[S]          // the level +
+	here     *subscribers[S]   // filters that end at this level
+	hash     *subscribers[S]   // filters that end with # below this level
 }
 
 func (n *node[S]) empty() bool {
-	return len(n.children) == 0 && n.plus == nil && n.here == nil && n.hash == nil
+	return n.children.empty() && n.plus == nil && n.here == nil && n.hash == nil
 }
 
 func (t *tree[S]) add(e *Entry[S]) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.locks.lock()
+	defer t.locks.unlock()
 	n := &t.root
 	for rest, more := e.Filter, true; more; {
 		var level string
@@ -58,20 +80,17 @@ func (n *node[S]) child(level string) *node[S] {
 		}
 		return n.plus
 	}
-	c, ok := n.children[level]
-	if !ok {
-		if n.children == nil {
-			n.children = make(map[string]*node[S], 1)
-		}
+	c := n.children.get(level)
+	if c == nil {
 		c = &node[S]{}
-		n.children[level] = c
+		n.children.put(level, c)
 	}
 	return c
 }
 
 func (t *tree[S]) remove(e *Entry[S]) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.locks.lock()
+	defer t.locks.unlock()
 	if e.removed.Swap(true) {
 		return false
 	}
@@ -98,12 +117,12 @@ func (n *node[S]) remove(e *Entry[S], rest string, more bool) {
 			n.plus = nil
 		}
 	default:
-		c, ok := n.children[level]
-		if !ok {
+		c := n.children.get(level)
+		if c == nil {
 			return
 		}
 		if c.remove(e, rest, more); c.empty() {
-			delete(n.children, level)
+			n.children.drop(level)
 		}
 	}
 }
@@ -117,15 +136,17 @@ func removeFrom[S any](at **subscribers[S], e *Entry[S]) {
 	}
 }
 
-func (t *tree[S]) match(topic string, into *Matches[S]) {
+// match spreads the readers over the locks by hash.
+func (t *tree[S]) match(topic string, hash uint64, into *Matches[S]) {
 	if t.length.Load() == 0 {
 		return
 	}
-	t.mu.RLock()
-	defer t.mu.RUnlock()
+	lock := t.locks.part(hash)
+	lock.RLock()
+	defer lock.RUnlock()
 	if topic != "" && topic[0] == '$' { // [MQTT-4.7.2-1]: no wildcard matches the first level
 		level, rest, more := strings.Cut(topic, "/")
-		if c, ok := t.root.children[level]; ok {
+		if c := t.root.children.get(level); c != nil {
 			c.match(rest, more, into)
 		}
 		return
@@ -144,14 +165,14 @@ func (n *node[S]) match(rest string, more bool, into *Matches[S]) {
 		}
 		return
 	}
-	if n.plus == nil && len(n.children) == 0 {
+	if n.plus == nil && n.children.empty() {
 		return
 	}
 	level, rest, more := strings.Cut(rest, "/")
 	if n.plus != nil {
 		n.plus.match(rest, more, into)
 	}
-	if c, ok := n.children[level]; ok {
+	if c := n.children.get(level); c != nil {
 		c.match(rest, more, into)
 	}
 }
