@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -222,8 +223,9 @@ func TestCloseIsPromptWhenThePeerDoesNotRead(t *testing.T) {
 				r.dial(t, "")
 				conn := r.accepted(t)
 				ended := make(chan error, 1)
+				var written atomic.Int64
 				fill := func() {
-					for {
+					for ; ; written.Add(1) {
 						if _, err := conn.Write(make([]byte, 64<<10)); err != nil {
 							ended <- err
 							return
@@ -232,8 +234,13 @@ func TestCloseIsPromptWhenThePeerDoesNotRead(t *testing.T) {
 				}
 				if writing {
 					go fill()
-					// The socket is full when a write takes longer than filling a buffer ever does.
-					time.Sleep(200 * time.Millisecond)
+					full := int64(-1)
+					eventually(t, "the socket is full", func() bool {
+						time.Sleep(50 * time.Millisecond) // without progress in this time
+						last := full
+						full = written.Load()
+						return full == last
+					})
 				} else {
 					require.NoError(t, conn.SetWriteDeadline(time.Now().Add(200*time.Millisecond)))
 					fill()

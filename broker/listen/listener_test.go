@@ -137,7 +137,7 @@ func TestSilentPeersAreCutWhileOthersConnect(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			r := start(t, listen.Config{Type: c.kind, HandshakeTimeout: 2 * time.Second, ProxyProtocol: c.proxy,
+			r := start(t, listen.Config{Type: c.kind, HandshakeTimeout: time.Second, ProxyProtocol: c.proxy,
 				ProxyFrom: loopback}, echo)
 			silent := r.socket(t, c.first)
 			exchange(t, r.dial(t, c.header), "meanwhile")
