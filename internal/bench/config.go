@@ -134,8 +134,9 @@ func (c *Config) topics() (topic, filter string) {
 	return "bench/{run}/in/{i}", "bench/{run}/in/#"
 }
 
-// validate reports every fault of the configuration together.
-func (c *Config) validate() error {
+// Validate reports every fault of the configuration together.
+func (c Config) Validate() error {
+	c.complete()
 	var faults []error
 	check := func(ok bool, format string, args ...any) {
 		if !ok {

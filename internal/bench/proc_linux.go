@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -93,4 +94,10 @@ func nap(d time.Duration) {
 	until := unix.NsecToTimespec(int64(d))
 	// A signal ends it early, which does no harm.
 	_ = unix.Nanosleep(&until, nil)
+}
+
+// apart keeps an interrupt at the terminal from a broker: it is for the comparison, which ends its brokers in order. A
+// broker ends with its comparison also when that is killed.
+func apart() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 }

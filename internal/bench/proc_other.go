@@ -4,6 +4,7 @@ package bench
 
 import (
 	"errors"
+	"syscall"
 	"time"
 )
 
@@ -17,3 +18,5 @@ func ownCPU() time.Duration { return 0 }
 func precise() func() { return func() {} }
 
 func nap(d time.Duration) { time.Sleep(d) }
+
+func apart() *syscall.SysProcAttr { return nil }

@@ -19,10 +19,10 @@ const (
 // means that there is nothing to report: a faulty configuration, a broker that lets nobody in, a process that is not
 // there. What goes wrong with the load itself stands in the report.
 func Run(ctx context.Context, cfg Config) (*Report, error) {
-	cfg.complete()
-	if err := cfg.validate(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
+	cfg.complete()
 	e, err := newEngine(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
@@ -59,8 +59,7 @@ func (e *engine) perform() (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	report := e.report(marks{empty: empty, connected: connected, start: start, end: end})
-	return report, nil
+	return e.report(marks{empty: empty, connected: connected, start: start, end: end}), nil
 }
 
 // connect begins all clients and waits until they are subscribed or have failed.
