@@ -3,6 +3,7 @@ package broker
 import (
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/penstockmq/penstock/broker/wire"
 )
@@ -36,6 +37,19 @@ type Properties = wire.Properties
 // Expired reports whether the message's expiry interval had passed at now.
 func (m *Message) Expired(now time.Time) bool {
 	return m.Expires != 0 && now.UnixMilli() >= m.Expires
+}
+
+func (m *Message) expiredAt(millis int64) bool { return m.Expires != 0 && millis >= m.Expires }
+
+// clone copies everything out of the buffers that m may alias, in one allocation for topic and payload.
+func (m *Message) clone() *Message {
+	buf := make([]byte, len(m.Topic)+len(m.Payload))
+	copy(buf, m.Topic)
+	copy(buf[len(m.Topic):], m.Payload)
+	held := *m
+	held.Topic = unsafe.String(unsafe.SliceData(buf), len(m.Topic))
+	held.Payload = buf[len(m.Topic):]
+	return &held
 }
 
 // Size is what the message counts for against bounds in bytes: payload, topic, properties, and a fixed overhead.

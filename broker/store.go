@@ -74,10 +74,11 @@ type SessionRecord struct {
 
 // Will is a will message and when it is due.
 type Will struct {
-	Message Message
-	Delay   uint32 // seconds after disconnection
-	DueAt   int64  // Unix milliseconds; 0: the client is still connected
-	Expiry  uint32 // message expiry interval in seconds, counted from publication; 0: none
+	Message   Message
+	Delay     uint32 // seconds after disconnection
+	DueAt     int64  // Unix milliseconds; 0: the client is still connected
+	Expiry    uint32 // message expiry interval in seconds, counted from publication, if HasExpiry
+	HasExpiry bool
 }
 
 // Subscription is one topic filter of a session with its options (MQTT 5, 3.8.3.1).

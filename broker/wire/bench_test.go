@@ -46,9 +46,10 @@ func BenchmarkDecodePublish(b *testing.B) {
 
 func BenchmarkDecodeAck(b *testing.B) {
 	var pk packets.Packet
+	body := []byte{0, 7}
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := Decode(packets.Puback<<4, []byte{0, 7}, 5, &pk); err != nil {
+		if err := Decode(packets.Puback<<4, body, 5, &pk); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -125,12 +125,12 @@ func (r *reader) will(flags, version byte) (hasExpiry bool, err error) {
 		}
 		hasExpiry = found.has(packets.PropMessageExpiryInterval)
 	}
-	topic, err := r.text()
+	topic, err := r.topicName()
 	if err != nil {
 		return false, err
 	}
-	if len(topic) == 0 || hasWildcard(topic) {
-		return false, packets.ErrTopicNameInvalid
+	if len(topic) == 0 {
+		return false, packets.ErrTopicNameInvalid // [MQTT-4.7.3-1]
 	}
 	if _, err := r.binary(); err != nil {
 		return false, packets.ErrMalformedWillPayload

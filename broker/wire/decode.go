@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"errors"
+	"sync"
 	"unsafe"
 
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -111,12 +112,9 @@ func decodePublish(first byte, body []byte, pk *packets.Packet) error {
 		return packets.ErrProtocolViolationDupNoQos // [MQTT-3.3.1-2]
 	}
 	r := reader{body}
-	topic, err := r.text()
+	topic, err := r.topicName()
 	if err != nil {
 		return err
-	}
-	if hasWildcard(topic) {
-		return packets.ErrTopicNameInvalid // [MQTT-3.3.2-2]
 	}
 	if header.Qos > 0 {
 		if pk.PacketID, err = r.packetID(); err != nil {
@@ -148,9 +146,16 @@ func decodeProperties(section []byte, seen seen, pk *packets.Packet) error {
 	if seen.has(packets.PropMessageExpiryInterval) {
 		pk.Expiry = expiryPresent
 	}
-	_, err := pk.Properties.Decode(pk.FixedHeader.Type, bytes.NewBuffer(section))
+	buf := buffers.Get().(*bytes.Buffer)
+	*buf = *bytes.NewBuffer(section)
+	_, err := pk.Properties.Decode(pk.FixedHeader.Type, buf)
+	*buf = bytes.Buffer{} // or the pool would keep the read buffer alive
+	buffers.Put(buf)
 	return codeOf(err)
 }
+
+// buffers saves an allocation for each packet with properties: mochi's decoder makes its buffer escape.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // decodeAck decodes PUBACK, PUBREC, PUBREL and PUBCOMP. In MQTT 5 the reason code may be missing, and after it the
 // properties.

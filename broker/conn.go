@@ -1,0 +1,446 @@
+package broker
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/penstockmq/penstock/broker/listen"
+	"github.com/penstockmq/penstock/broker/timer"
+	"github.com/penstockmq/penstock/broker/wire"
+)
+
+const (
+	// roomWait is how long a publisher waits for one subscriber's socket before it goes on without it.
+	roomWait = 100 * time.Millisecond
+	// slowFor is how long a subscriber that was waited for in vain is not waited for again.
+	slowFor = 10 * time.Second
+	// lingerFor is how long a refused client may take to read why, before its socket is closed.
+	lingerFor = 500 * time.Millisecond
+)
+
+// conn is one network connection. It outlives neither its socket nor its goroutine; what must, belongs to the Session.
+type conn struct {
+	b        *Broker
+	nc       *listen.Conn
+	raw      *rawIO // nil when the socket cannot be read and written directly (TLS, WebSocket)
+	in       []byte // read buffer without raw
+	inUsed   int
+	listener string
+	remote   netip.AddrPort
+	traceID  string
+	accepted time.Time
+
+	// Set by CONNECT, before the session can see the connection.
+	client      *mqtt.Client // what mochi's hooks know of this connection
+	session     atomic.Pointer[Session]
+	grant       Grant
+	version     byte
+	cleanStart  bool
+	problemInfo bool   // reason strings are welcome (MQTT 5, 3.1.2.11.7)
+	maxPacket   uint32 // what the client accepts; 0: no limit
+	window      int    // unacknowledged messages the client accepts at once
+	keepAlive   uint16
+	log         *slog.Logger
+
+	timer    timer.Timer
+	lastRead atomic.Int64 // wheel time of the last bytes
+	deadline int64        // wheel time by which CONNECT must be complete
+	expires  int64        // Unix milliseconds when the grant ends; 0: never
+
+	// Used by the reading goroutine only.
+	aliases  map[uint16]string
+	rate     tokenBucket
+	sawFirst bool
+
+	acks  ackQueue
+	out   outbox
+	dirty atomic.Bool // it is on somebody's list of connections to flush
+
+	endMu sync.Mutex
+	cause *cause // why it ends; set once
+	done  chan struct{}
+}
+
+// cause is why a connection ends.
+type cause struct {
+	reason   string       // for metrics and logs
+	code     packets.Code // sent in DISCONNECT to an MQTT 5 client when it is an error
+	tell     bool         // send DISCONNECT
+	clean    bool         // the client said goodbye: its will is not published
+	keepWill bool         // the process ends: its will waits for the next start
+	err      error
+}
+
+func (c *cause) Error() string {
+	if c.err != nil {
+		return c.reason + ": " + c.err.Error()
+	}
+	if c.code.Reason != "" {
+		return c.reason + ": " + c.code.Reason
+	}
+	return c.reason
+}
+
+// protocolError ends the connection for what the client sent.
+func protocolError(code packets.Code) *cause {
+	return &cause{reason: "protocol_error", code: code, tell: true}
+}
+
+func (b *Broker) newConn(nc *listen.Conn, listener string) *conn {
+	c := &conn{
+		b: b, nc: nc, raw: newRawIO(nc.Raw()), listener: listener, remote: nc.RemoteAddrPort(),
+		traceID: newTraceID(), accepted: time.Now(), done: make(chan struct{}), problemInfo: true,
+	}
+	c.log = b.log.With("trace_id", c.traceID, "remote", c.remote.String(), "listener", listener)
+	now := b.wheel.Now()
+	c.lastRead.Store(now)
+	c.deadline = now + b.limits.ConnectTimeout.Milliseconds()
+	b.wheel.Schedule(&c.timer, c.deadline, c)
+	return c
+}
+
+// Fire is the connection's timer: the CONNECT deadline, then keep-alive and the end of the grant.
+func (c *conn) Fire(now int64) {
+	s := c.session.Load()
+	if s == nil {
+		c.stop(cause{reason: "connect_timeout"})
+		return
+	}
+	if c.expires != 0 && now >= c.expires {
+		c.stop(cause{reason: "grant_expired", code: codeMaximumConnectTime, tell: true})
+		return
+	}
+	if silent := c.silentAt(); silent != 0 && now >= silent {
+		c.stop(cause{reason: "keep_alive_timeout", code: packets.ErrKeepAliveTimeout, tell: true})
+		return
+	}
+	c.scheduleTimer()
+}
+
+// silentAt is when the client will have been silent for one and a half times its keep-alive [MQTT-3.1.2-22].
+func (c *conn) silentAt() int64 {
+	if c.keepAlive == 0 {
+		return 0
+	}
+	return c.lastRead.Load() + int64(c.keepAlive)*1500
+}
+
+func (c *conn) scheduleTimer() {
+	at := c.silentAt()
+	if c.expires != 0 && (at == 0 || c.expires < at) {
+		at = c.expires
+	}
+	if at != 0 {
+		c.b.wheel.Schedule(&c.timer, at, c)
+	}
+}
+
+// stop ends the connection from any goroutine; the first cause counts. The reading goroutine does the rest.
+func (c *conn) stop(why cause) {
+	c.endMu.Lock()
+	first := c.cause == nil
+	if first {
+		c.cause = &why
+	}
+	c.endMu.Unlock()
+	if !first {
+		return
+	}
+	close(c.done)
+	c.sayGoodbye(&why)
+	_ = c.nc.SetReadDeadline(time.Unix(1, 0)) // wakes the reading goroutine
+}
+
+func (c *conn) sayGoodbye(why *cause) {
+	if why.tell && c.version >= 5 && c.session.Load() != nil {
+		c.append(func(dst []byte) []byte {
+			reason := ""
+			if c.problemInfo {
+				reason = why.code.Reason
+			}
+			return wire.AppendDisconnect(dst, why.code.Code, reason, "")
+		})
+	}
+	c.flush()
+}
+
+// serve is the stream driver: it reads the connection until it ends. It blocks only in fill, with a shallow stack;
+// everything else happens in callees that are not inlined, so that the stack of an idle connection can shrink.
+func (c *conn) serve() {
+	defer c.b.wg.Done()
+	for {
+		err := c.fill()
+		if err == nil {
+			err = c.process()
+		}
+		if err != nil {
+			c.end(err)
+			return
+		}
+	}
+}
+
+// fill blocks until there are more bytes.
+func (c *conn) fill() error {
+	if c.raw != nil {
+		return c.raw.fill()
+	}
+	if c.in == nil {
+		c.in = make([]byte, smallBuffer)
+	}
+	n, err := c.nc.Read(c.in[c.inUsed:])
+	c.inUsed += n
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// process handles every complete packet that has been read, then flushes what they caused, and waits where this
+// client has to be slowed down.
+//
+//go:noinline
+func (c *conn) process() (err error) {
+	bt := c.b.getBatch()
+	defer func() {
+		if r := recover(); r != nil {
+			c.log.Error("a packet made the broker panic; its connection is closed", "error", r, "stack", stack())
+			err = &cause{reason: "internal_error", code: packets.ErrImplementationSpecificError, tell: true}
+		}
+		c.b.putBatch(bt)
+	}()
+	buf, used := c.in, c.inUsed
+	if c.raw != nil {
+		c.raw.rused += c.raw.rn
+		buf, used = c.raw.rbuf, c.raw.rused
+	}
+	c.lastRead.Store(c.b.wheel.Now())
+	consumed, err := c.feed(bt, buf[:used])
+	if err == nil {
+		err = c.keep(buf, used, consumed)
+	}
+	bt.flush(c)
+	if err == nil {
+		err = c.throttle(bt)
+	}
+	return err
+}
+
+// feed handles the complete packets at the start of data and returns how many bytes they took. It is the seam between
+// a driver and the protocol: a driver owes it the bytes in order, and the connection the wait that throttle asks for.
+func (c *conn) feed(bt *batch, data []byte) (consumed int, err error) {
+	c.b.counters.bytesIn.Add(int64(len(data))) // corrected by keep for what stays
+	for len(data) > consumed {
+		first, remaining, headerLen, err := wire.Header(data[consumed:])
+		if err != nil {
+			return consumed, malformed(err)
+		}
+		if headerLen == 0 {
+			break
+		}
+		if headerLen+remaining > c.packetLimit() {
+			return consumed, &cause{reason: "packet_too_large", code: packets.ErrPacketTooLarge, tell: true}
+		}
+		end := consumed + headerLen + remaining
+		if end > len(data) {
+			break
+		}
+		bt.packets++
+		if err := c.handle(bt, first, data[consumed+headerLen:end]); err != nil {
+			return end, err
+		}
+		consumed = end
+	}
+	return consumed, nil
+}
+
+// packetLimit is the largest packet that is accepted. Before CONNECT has been checked it is small, so that a stranger
+// cannot make the broker hold much.
+func (c *conn) packetLimit() int {
+	if c.sawFirst {
+		return c.b.limits.PacketSize
+	}
+	return min(c.b.limits.PacketSize, 256<<10)
+}
+
+// keep moves an incomplete packet to the start of the read buffer, and grows or gives back the buffer.
+func (c *conn) keep(buf []byte, used, consumed int) error {
+	rest := used - consumed
+	c.b.counters.bytesIn.Add(-int64(rest))
+	copy(buf, buf[consumed:used])
+	if rest == len(buf) { // one packet fills it: grow with what has arrived, not with what was announced
+		grown := make([]byte, min(2*len(buf), c.packetLimit()+5))
+		copy(grown, buf)
+		buf = grown
+	} else if rest == 0 && c.raw == nil && len(buf) > 16<<10 {
+		buf = make([]byte, smallBuffer)
+	}
+	if c.raw == nil {
+		c.in, c.inUsed = buf, rest
+		return nil
+	}
+	c.raw.rbuf, c.raw.rused = buf, rest
+	if rest == 0 {
+		putRead(buf)
+		c.raw.rbuf = nil
+	}
+	return nil
+}
+
+// throttle holds up this client's own goroutine, and with it the reading of its socket: while its publish rate is
+// exceeded, while what it must read piles up, while more of its publishes wait for acceptance than it may have, and
+// for a bounded time while a subscriber that it publishes to catches up.
+func (c *conn) throttle(bt *batch) error {
+	if room := bt.takeRoom(); room != nil {
+		c.awaitSubscribers(room)
+	}
+	for {
+		room := c.awaitRoom()
+		if room == nil {
+			break
+		}
+		if !c.wait(room, 0) {
+			return errStopped
+		}
+	}
+	if err := c.acks.awaitRoom(c); err != nil {
+		return err
+	}
+	if pause := c.rate.take(c.b.limits.PublishRate, bt.published); pause > 0 && !c.wait(nil, pause) {
+		return errStopped
+	}
+	return nil
+}
+
+// awaitSubscribers waits until each of them has room again; one that has none in time is marked slow.
+func (c *conn) awaitSubscribers(full []*conn) {
+	limit := time.NewTimer(roomWait)
+	defer limit.Stop()
+	late := false
+	for _, sub := range full {
+		for !late {
+			room := sub.awaitRoom()
+			if room == nil {
+				break
+			}
+			select {
+			case <-room:
+			case <-limit.C:
+				late = true
+			case <-c.done:
+				return
+			}
+		}
+		if late && sub.awaitRoom() != nil {
+			sub.markSlow()
+		}
+	}
+}
+
+// wait blocks until ch is closed or the pause is over (0: no limit); it reports false when the connection has ended.
+func (c *conn) wait(ch <-chan struct{}, pause time.Duration) bool {
+	var over <-chan time.Time
+	if pause > 0 {
+		t := time.NewTimer(pause)
+		defer t.Stop()
+		over = t.C
+	}
+	select {
+	case <-ch:
+		return true
+	case <-over:
+		return true
+	case <-c.done:
+		return false
+	}
+}
+
+var errStopped = errors.New("connection was stopped")
+
+func malformed(err error) *cause {
+	var code packets.Code
+	if !errors.As(err, &code) {
+		code = packets.ErrMalformedPacket
+	}
+	return protocolError(code)
+}
+
+// end is the reading goroutine's last act: the session goes offline, the client learns why, the socket is closed.
+//
+//go:noinline
+func (c *conn) end(err error) {
+	why := causeOf(err)
+	c.endMu.Lock()
+	first := c.cause == nil
+	if first {
+		c.cause = &why
+	}
+	why = *c.cause
+	c.endMu.Unlock()
+	if first {
+		close(c.done)
+		c.sayGoodbye(&why)
+	}
+	c.b.wheel.Cancel(&c.timer)
+	c.disconnected(&why)
+	if why.tell || c.session.Load() == nil {
+		c.linger()
+	}
+	c.closeOut()
+	_ = c.nc.Close()
+	if c.raw != nil && c.raw.rbuf != nil {
+		putRead(c.raw.rbuf)
+		c.raw.rbuf = nil
+	}
+	if s := c.session.Load(); s != nil && c.client != nil {
+		c.client.Stop(&why)
+	}
+	c.b.forget(c)
+}
+
+func causeOf(err error) cause {
+	var why *cause
+	switch {
+	case errors.As(err, &why):
+		return *why
+	case errors.Is(err, io.EOF):
+		return cause{reason: "closed_by_client"}
+	case errors.Is(err, os.ErrDeadlineExceeded), isClosed(err):
+		return cause{reason: "connection_lost", err: err}
+	default:
+		return cause{reason: "read_error", err: err}
+	}
+}
+
+// linger lets a client read the last packet: closing a socket that still holds unread input would reset it, and the
+// reset overtakes the packet.
+func (c *conn) linger() {
+	c.flush()
+	if half, ok := c.nc.Conn.(interface{ CloseWrite() error }); ok && c.outEmpty() {
+		_ = half.CloseWrite()
+	}
+	_ = c.nc.SetReadDeadline(time.Now().Add(lingerFor))
+	var scratch [512]byte
+	for discarded := 0; discarded < 1<<20; {
+		n, err := c.nc.Read(scratch[:])
+		if err != nil {
+			return
+		}
+		discarded += n
+	}
+}
+
+func (c *conn) outEmpty() bool {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	return len(c.out.buf) == 0 && !c.out.writing
+}

@@ -1,0 +1,257 @@
+package broker
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+
+	"github.com/penstockmq/penstock/broker/wire"
+)
+
+// outbox is what waits to be written to one socket. Packets are appended to buf and written together: many packets, one
+// system call. At most one goroutine writes at a time; a socket that would block gets a goroutine of its own until it
+// has caught up, so that a client which stops reading holds up nobody.
+type outbox struct {
+	mu      sync.Mutex
+	buf     []byte
+	writing bool          // a goroutine owns the socket's write side
+	closed  bool          // the connection has ended
+	room    chan struct{} // closed when buf went out, or the connection ended; nil while nobody waits
+	hungry  bool          // the session has messages that did not fit: pump it when there is room
+	slow    bool          // a publisher waited in vain for this client: QoS 0 is dropped at once until it has caught up
+	slowTo  int64
+
+	aliases  map[string]uint16 // topic aliases given to this client (MQTT 5, 3.3.2.3.4)
+	aliasMax uint16
+}
+
+const smallBuffer = 2 << 10
+
+var outPool = sync.Pool{New: func() any { b := make([]byte, 0, smallBuffer); return &b }}
+
+func getOut() []byte { return (*outPool.Get().(*[]byte))[:0] }
+
+// putOut takes a buffer back unless it has grown so large that keeping it would pin memory.
+func putOut(b []byte) {
+	if cap(b) <= 64<<10 {
+		outPool.Put(&b)
+	}
+}
+
+// append adds bytes made by f to what waits. It reports false when the connection has ended.
+func (c *conn) append(f func(dst []byte) []byte) bool {
+	o := &c.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return false
+	}
+	o.start()
+	o.buf = f(o.buf)
+	c.b.counters.packetsOut.Add(1)
+	return true
+}
+
+func (o *outbox) start() {
+	if o.buf == nil {
+		o.buf = getOut()
+	}
+}
+
+// ack appends a PUBACK, PUBREC, PUBREL or PUBCOMP.
+func (c *conn) ack(packetType byte, id uint16, code byte, reason string) {
+	if !c.problemInfo {
+		reason = ""
+	}
+	o := &c.out
+	o.mu.Lock()
+	if !o.closed {
+		o.start()
+		if n := len(o.buf); reason != "" && c.maxPacket > 0 && n+len(reason)+16 > n+int(c.maxPacket) {
+			reason = "" // [MQTT-3.4.2-2]
+		}
+		o.buf = wire.AppendAck(o.buf, packetType, c.version, id, code, reason)
+	}
+	o.mu.Unlock()
+	c.b.counters.packetsOut.Add(1)
+}
+
+type sendResult byte
+
+const (
+	sendOK       sendResult = iota
+	sendFull                // over the bound: QoS 1 and 2 stay queued; QoS 0 was appended, its publisher should wait
+	sendDropped             // QoS 0 to a client that is too slow
+	sendTooLarge            // larger than the client accepts
+	sendClosed
+)
+
+// publish appends a PUBLISH. QoS 1 and 2 are refused (sendFull) at the bound. QoS 0 is still taken up to four times the
+// bound, so that a publisher which is told sendFull can finish its read batch before it waits; beyond that, and for a
+// client that was too slow before, it is dropped.
+func (c *conn) publish(p *wire.PublishOut) sendResult {
+	if c.maxPacket > 0 && wire.PublishSize(c.version, p) > int(c.maxPacket) {
+		return sendTooLarge // [MQTT-3.1.2-24]
+	}
+	bound := c.b.limits.OutBuffer
+	o := &c.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return sendClosed
+	}
+	result := sendOK
+	if len(o.buf) >= bound {
+		switch {
+		case p.QoS > 0:
+			o.hungry = true
+			return sendFull
+		case o.slow || len(o.buf) >= 4*bound:
+			return sendDropped
+		}
+		result = sendFull
+	}
+	if o.aliasMax > 0 {
+		o.alias(p)
+	}
+	o.start()
+	o.buf = wire.AppendPublish(o.buf, c.version, p)
+	return result
+}
+
+// alias replaces the topic by an alias that the client knows, or gives it one while there are any left.
+func (o *outbox) alias(p *wire.PublishOut) {
+	if a, ok := o.aliases[p.Topic]; ok {
+		p.Alias, p.OmitTopic = a, true
+		return
+	}
+	p.Alias, p.OmitTopic = 0, false
+	if len(o.aliases) < int(o.aliasMax) {
+		if o.aliases == nil {
+			o.aliases = make(map[string]uint16)
+		}
+		p.Alias = uint16(len(o.aliases) + 1)
+		o.aliases[p.Topic] = p.Alias
+	}
+}
+
+// flush writes what waits, without blocking where the socket allows that; what does not go out at once is left to a
+// goroutine that the broker waits for.
+func (c *conn) flush() {
+	o := &c.out
+	o.mu.Lock()
+	if o.writing || o.closed || len(o.buf) == 0 {
+		o.mu.Unlock()
+		return
+	}
+	o.writing = true
+	data := o.buf
+	o.buf = nil
+	o.mu.Unlock()
+	for tries := 0; data != nil; tries++ {
+		n, err := 0, error(nil)
+		if c.raw != nil && tries < 8 {
+			n, err = c.raw.tryWrite(data)
+		}
+		if err != nil {
+			c.writeFailed(err)
+			return
+		}
+		if n < len(data) {
+			c.spawnWriter(data, n)
+			return
+		}
+		data = c.wrote(data)
+	}
+}
+
+func (c *conn) spawnWriter(data []byte, written int) {
+	c.b.wg.Add(1)
+	go func() {
+		defer c.b.wg.Done()
+		for data != nil {
+			if _, err := c.nc.Write(data[written:]); err != nil {
+				c.writeFailed(err)
+				return
+			}
+			data, written = c.wrote(data), 0
+		}
+	}()
+}
+
+// wrote accounts for a buffer that is on its way and returns the next one, or nil after giving up the write side.
+func (c *conn) wrote(data []byte) (more []byte) {
+	c.b.counters.bytesOut.Add(int64(len(data)))
+	o := &c.out
+	o.mu.Lock()
+	more, o.buf = o.buf, nil
+	pump := o.hungry
+	o.hungry = false
+	if len(more) == 0 {
+		more, o.writing = nil, false
+	}
+	if o.slow && more == nil && c.b.wheel.Now() >= o.slowTo {
+		o.slow = false
+	}
+	o.signal()
+	o.mu.Unlock()
+	putOut(data)
+	if pump {
+		if s := c.session.Load(); s != nil {
+			s.resume(c)
+		}
+	}
+	return more
+}
+
+func (c *conn) writeFailed(err error) {
+	c.out.mu.Lock()
+	c.out.writing = false
+	c.out.mu.Unlock()
+	c.stop(cause{reason: "write_error", err: err})
+}
+
+// closeOut ends the outbox: nothing is appended any more, and whoever waits for room goes on.
+func (c *conn) closeOut() {
+	o := &c.out
+	o.mu.Lock()
+	o.closed = true
+	o.buf = nil
+	o.signal()
+	o.mu.Unlock()
+}
+
+// signal wakes whoever waits for room. The caller holds mu.
+func (o *outbox) signal() {
+	if o.room != nil {
+		close(o.room)
+		o.room = nil
+	}
+}
+
+// awaitRoom returns a channel that is closed once what waits now went out, or nil when less than the bound waits.
+func (c *conn) awaitRoom() <-chan struct{} {
+	o := &c.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed || len(o.buf) < c.b.limits.OutBuffer {
+		return nil
+	}
+	if o.room == nil {
+		o.room = make(chan struct{})
+	}
+	return o.room
+}
+
+// markSlow notes that a publisher waited for this client in vain: for a while, and until it has caught up, QoS 0 to it
+// is dropped without waiting.
+func (c *conn) markSlow() {
+	c.out.mu.Lock()
+	c.out.slow, c.out.slowTo = true, c.b.wheel.Now()+slowFor.Milliseconds()
+	c.out.mu.Unlock()
+}
+
+func isClosed(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
