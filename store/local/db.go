@@ -35,11 +35,12 @@ type DB struct {
 	since     time.Time // when the first of pending was submitted
 	inflight  int       // writes that the committer has in hand
 	beganWith time.Time // since, of those
+	late      []write   // came after Close
 	closed    bool
 	wake      chan struct{} // holds one token; the committer sleeps on it
 	stopped   chan struct{}
 
-	broker *BrokerStore // gathers over a whole batch
+	broker *brokerStore // gathers over a whole batch
 }
 
 type write struct {
@@ -107,10 +108,10 @@ func (db *DB) submit(sync bool, apply func(*pebble.Batch) error, done func(error
 
 func (db *DB) enqueue(w write) {
 	db.mu.Lock()
+	defer db.mu.Unlock()
 	if db.closed {
-		db.mu.Unlock()
-		if w.done != nil {
-			w.done(ErrClosed)
+		if db.late = append(db.late, w); len(db.late) == 1 {
+			go db.refuseLate()
 		}
 		return
 	}
@@ -118,8 +119,26 @@ func (db *DB) enqueue(w write) {
 		db.since = time.Now()
 	}
 	db.pending = append(db.pending, w)
-	db.mu.Unlock()
 	db.wakeUp()
+}
+
+// refuseLate gives ErrClosed to writes that came after Close: in order, after all that came before, and not on the
+// goroutine that submits, which may hold a lock that done wants.
+func (db *DB) refuseLate() {
+	<-db.stopped
+	for i := 0; ; i++ {
+		db.mu.Lock()
+		if i == len(db.late) {
+			db.late = nil
+			db.mu.Unlock()
+			return
+		}
+		w := db.late[i]
+		db.mu.Unlock()
+		if w.done != nil {
+			w.done(ErrClosed)
+		}
+	}
 }
 
 func (db *DB) wakeUp() {

@@ -19,10 +19,8 @@ const reopenEvery = time.Second
 // space again.
 var ErrNoSpace = errors.New("no space left on the store's disk")
 
-// errUnavailable is what reads and writes get between a failure of the disk and the next try to open the store.
-var errUnavailable = errors.New("store is unavailable since its disk failed")
-
-// engine is the Pebble instance in use. When the disk fails it, the engine closes it and opens the next one.
+// engine is the Pebble instance in use. When the disk fails it, the engine opens the next one in its place. Until that
+// succeeds, the old one is still read from.
 type engine struct {
 	dir     string
 	base    vfs.FS
@@ -31,8 +29,8 @@ type engine struct {
 	reserve uint64
 
 	mu       sync.RWMutex // held for writing while the instance is exchanged
-	current  *pebble.DB   // nil while there is none
-	guard    *guardFS     // of current, or of the last one
+	current  *pebble.DB   // nil after close
+	guard    *guardFS     // of current
 	retired  *pebble.DB   // the one before, whose iterators may still be open
 	lastOpen time.Time
 }
@@ -46,10 +44,12 @@ func newEngine(dir string, base vfs.FS, log *slog.Logger, reserve uint64) (*engi
 	return e, nil
 }
 
-// open opens an instance with a guard of its own.
+// open opens an instance with a guard of its own and puts it in the place of the one in use. That may still have
+// iterators, so it is closed only with the next exchange.
 func (e *engine) open() error {
 	guard := newGuard(e.base)
 	opts := pebbleOptions(lockedFS{guard}, e.cache, pebbleLogger{e.log, guard})
+	e.lastOpen = time.Now()
 	p, err := pebble.Open(e.dir, opts)
 	if err != nil {
 		guard.release()
@@ -57,8 +57,13 @@ func (e *engine) open() error {
 	}
 	guard.arm()
 	e.mu.Lock()
-	e.current, e.guard, e.lastOpen = p, guard, time.Now()
+	if e.guard != nil {
+		e.guard.release()
+	}
+	before := e.retired
+	e.retired, e.current, e.guard = e.current, p, guard
 	e.mu.Unlock()
+	e.closeQuietly(before)
 	return nil
 }
 
@@ -72,7 +77,7 @@ func (e *engine) Get(key []byte) ([]byte, io.Closer, error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	if e.current == nil {
-		return nil, nil, errUnavailable
+		return nil, nil, ErrClosed
 	}
 	return e.current.Get(key)
 }
@@ -82,12 +87,12 @@ func (e *engine) NewIter(o *pebble.IterOptions) (*pebble.Iterator, error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	if e.current == nil {
-		return nil, errUnavailable
+		return nil, ErrClosed
 	}
 	return e.current.NewIter(o)
 }
 
-// Metrics returns Pebble's own figures, or nil while there is no instance.
+// Metrics returns Pebble's own figures, or nil after close.
 func (e *engine) Metrics() *pebble.Metrics {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -110,31 +115,14 @@ func (e *engine) ready() (reopened bool, err error) {
 	if time.Since(e.lastOpen) < reopenEvery {
 		return false, cause
 	}
-	e.lastOpen = time.Now()
 	if err := e.room(1); err != nil {
 		return false, err
 	}
-	e.retire()
 	if err := e.open(); err != nil {
 		return false, fmt.Errorf("open store again after %w: %w", cause, err)
 	}
 	e.log.Info("store works again", "error", cause)
 	return true, nil
-}
-
-// retire takes the instance out of use and closes the one before it. Iterators of the instance may still be open, so it
-// is closed itself only with the next.
-func (e *engine) retire() {
-	e.mu.Lock()
-	before := e.retired
-	if e.current != nil {
-		e.guard.release()
-		e.retired, e.current = e.current, nil
-	} else {
-		before = nil
-	}
-	e.mu.Unlock()
-	e.closeQuietly(before)
 }
 
 // closeQuietly closes an instance that nothing can be lost with any more.

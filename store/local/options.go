@@ -80,6 +80,11 @@ func (l pebbleLogger) Errorf(format string, args ...any) {
 
 func (l pebbleLogger) Fatalf(format string, args ...any) {
 	err := fmt.Errorf(format, args...)
+	for _, arg := range args {
+		if cause, ok := arg.(error); ok {
+			err = cause // its text says enough, and it can be told what it is
+		}
+	}
 	l.log.Error("store engine failed", "error", err)
 	l.guard.fence(err)
 }
