@@ -20,7 +20,7 @@ type Header struct {
 
 // Size is what the record counts for against bounds in bytes: all of its content and a fixed overhead.
 func (r *Record) Size() int {
-	const overhead, perHeader = 64, 4
+	const overhead, perHeader = 64, 12 // not less than what Kafka's record format adds
 	n := overhead + len(r.Topic) + len(r.Key) + len(r.Value) + len(r.ClientID)
 	for i := range r.Headers {
 		n += perHeader + len(r.Headers[i].Key) + len(r.Headers[i].Value)
