@@ -44,6 +44,7 @@ const (
 type Wheel struct {
 	tick   time.Duration
 	now    atomic.Int64
+	mono   atomic.Int64
 	homes  atomic.Uint32
 	shards [shards]shard
 	stop   chan struct{}
@@ -64,6 +65,7 @@ type shard struct {
 func New(tick time.Duration, slots int) *Wheel {
 	w := &Wheel{tick: max(tick, time.Millisecond), stop: make(chan struct{}), done: make(chan struct{})}
 	w.now.Store(time.Now().UnixMilli())
+	w.mono.Store(w.now.Load())
 	for i := range w.shards {
 		w.shards[i].now = w.now.Load()
 		w.shards[i].slots = make([]*Timer, max(slots, 1))
@@ -80,20 +82,35 @@ func (w *Wheel) Stop() {
 	<-w.done
 }
 
-// Now returns the Unix time in milliseconds as of the last tick. It never goes back, and does not jump when the
-// system's clock is set: it then runs up to a sixteenth faster or slower until it agrees again.
+// Now returns the Unix time in milliseconds as of the last tick. It is for times that are stored or sent. While the
+// system's clock is less than a minute away, it runs up to a sixteenth faster or slower until both agree, and never
+// goes back; when somebody sets the system's clock further, Now jumps with it.
 func (w *Wheel) Now() int64 { return w.now.Load() }
 
-// Schedule sets a timer, also one that is set already, to fire at a time of Now or up to a tick later; one that is past
-// due fires at the next tick. Setting the clock meanwhile does not shift it.
+// Monotonic returns milliseconds as of the last tick on a clock that nobody can set: only differences mean something. It
+// is for measuring how long ago something was, as for keep-alive.
+func (w *Wheel) Monotonic() int64 { return w.mono.Load() }
+
+// Schedule sets a timer, also one that is set already, to fire when Now comes to atMillis, or up to a tick later; one
+// that is past due fires at the next tick. Setting the system's clock meanwhile does not shift it.
 func (w *Wheel) Schedule(t *Timer, atMillis int64, f Handler) {
 	s := w.home(t)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.set(t, w.ticks(s.now, atMillis), f)
+}
+
+// ScheduleIn sets a timer, also one that is set already, to fire after delay, or up to two ticks later.
+func (w *Wheel) ScheduleIn(t *Timer, delay time.Duration, f Handler) {
+	s := w.home(t)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.set(t, w.ticks(0, max(delay, 0).Milliseconds()+1)+1, f) // nearly all of the current tick may have passed
+}
+
+func (s *shard) set(t *Timer, ticks int64, f Handler) {
 	s.unlink(t)
-	t.handler = f
-	t.tick = s.tick + w.ticks(s.now, atMillis)
-	t.state = waiting
+	t.handler, t.tick, t.state = f, s.tick+ticks, waiting
 	push(s.slot(t.tick), t)
 }
 
@@ -161,7 +178,7 @@ func (w *Wheel) run() {
 	defer close(w.done)
 	ticker := time.NewTicker(w.tick)
 	defer ticker.Stop()
-	start, clock := time.Now(), newClock(w.now.Load())
+	start, first, clock := time.Now(), w.mono.Load(), newClock(w.now.Load())
 	for tick := int64(0); ; {
 		select {
 		case <-w.stop:
@@ -174,6 +191,7 @@ func (w *Wheel) run() {
 			continue
 		}
 		tick += passed
+		w.mono.Store(first + (time.Duration(tick) * w.tick).Milliseconds())
 		w.now.Store(clock.advance(time.Duration(passed)*w.tick, now.UnixMilli()))
 		for i := range w.shards {
 			if !w.turn(&w.shards[i], tick) {

@@ -187,7 +187,7 @@ func TestStartAndStop(t *testing.T) {
 	w.Start()
 	done := make(chan struct{})
 	var timer Timer
-	start := time.Now()
+	start, first := time.Now(), w.Monotonic()
 	w.Schedule(&timer, w.Now()+20, handlerFunc(func(int64) { close(done) }))
 	select {
 	case <-done:
@@ -195,6 +195,7 @@ func TestStartAndStop(t *testing.T) {
 		t.Fatal("the timer did not fire")
 	}
 	require.GreaterOrEqual(t, time.Since(start), 19*time.Millisecond)
+	require.GreaterOrEqual(t, w.Monotonic(), first+19)
 
 	var late probe
 	w.Schedule(&late.Timer, w.Now(), &late)
@@ -243,23 +244,52 @@ func TestConcurrentUse(t *testing.T) {
 	}, 30*time.Second, time.Millisecond)
 }
 
-func TestClockFollowsButDoesNotJump(t *testing.T) {
-	const second = 1000
+func TestClock(t *testing.T) {
+	const second, day = 1000, 86_400 * 1000
 	tests := map[string]struct {
 		start, wall int64
 		want        int64 // after one second
 	}{
-		"in step":                {start: 0, wall: second, want: 1000},
-		"set forward by a day":   {start: 0, wall: 86_400 * second, want: 1062},
-		"set back by a day":      {start: 86_400 * second, wall: 0, want: 86_400*second + 937},
+		"in step":                {start: 0, wall: second, want: second},
 		"a little behind":        {start: 0, wall: 1010, want: 1010},
 		"a little ahead":         {start: 0, wall: 990, want: 990},
-		"wall clock before 1970": {start: 0, wall: -5, want: 937},
+		"half a minute behind":   {start: 0, wall: 31 * second, want: 1062},
+		"half a minute ahead":    {start: 60 * second, wall: 31 * second, want: 60*second + 937},
+		"set forward by a day":   {start: 0, wall: day, want: day},
+		"set back by a day":      {start: day, wall: second, want: second},
+		"set back before 1970":   {start: day, wall: -5 * second, want: -5 * second},
+		"slightly before 1970":   {start: 0, wall: -5, want: 937},
+		"a minute is not a jump": {start: 0, wall: 61 * second, want: 1062},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			c := newClock(test.start)
 			require.Equal(t, test.want, c.advance(time.Second, test.wall))
+		})
+	}
+}
+
+func TestScheduleIn(t *testing.T) {
+	tests := map[string]struct {
+		delay time.Duration
+		ticks int64
+	}{
+		"negative":         {delay: -time.Second, ticks: 2},
+		"none":             {delay: 0, ticks: 2},
+		"less than a tick": {delay: time.Millisecond, ticks: 2},
+		"a tick":           {delay: 10 * time.Millisecond, ticks: 3},
+		"many ticks":       {delay: 995 * time.Millisecond, ticks: 101},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			w, advance := manual(8)
+			var p probe
+			w.now.Add(86_400_000) // the clock was set since the last tick: it makes no difference
+			w.ScheduleIn(&p.Timer, test.delay, &p)
+			advance(test.ticks - 1)
+			require.Zero(t, p.fired.Load(), "fired early")
+			advance(1)
+			require.EqualValues(t, 1, p.fired.Load())
 		})
 	}
 }
