@@ -16,8 +16,8 @@ const maxDelay = 1 << 43
 
 // Handler is what a timer calls.
 type Handler interface {
-	// Fire runs on the wheel's goroutine and must not block: all timers wait for it. It may call Schedule and Cancel. now
-	// is Wheel.Now.
+	// Fire runs on the wheel's goroutine and must not block: all timers wait for it. It may call Schedule and Cancel.
+	// now is Wheel.Now.
 	Fire(now int64)
 }
 
@@ -76,7 +76,8 @@ func New(tick time.Duration, slots int) *Wheel {
 // Start starts the wheel's goroutine. Call it once.
 func (w *Wheel) Start() { go w.run() }
 
-// Stop ends the goroutine and waits for it; no timer fires afterwards. Call it once, after Start, and not from a handler.
+// Stop ends the goroutine and waits for it; no timer fires afterwards. Call it once, after Start, and not from a
+// handler.
 func (w *Wheel) Stop() {
 	close(w.stop)
 	<-w.done
@@ -87,8 +88,8 @@ func (w *Wheel) Stop() {
 // goes back; when somebody sets the system's clock further, Now jumps with it.
 func (w *Wheel) Now() int64 { return w.now.Load() }
 
-// Monotonic returns milliseconds as of the last tick on a clock that nobody can set: only differences mean something. It
-// is for measuring how long ago something was, as for keep-alive.
+// Monotonic returns milliseconds as of the last tick on a clock that nobody can set: only differences mean something.
+// It is for measuring how long ago something was, as for keep-alive.
 func (w *Wheel) Monotonic() int64 { return w.mono.Load() }
 
 // Schedule sets a timer, also one that is set already, to fire when Now comes to atMillis, or up to a tick later; one

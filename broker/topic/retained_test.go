@@ -3,7 +3,6 @@ package topic
 import (
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -130,24 +129,6 @@ func TestRetainedMatchLetsWritersIn(t *testing.T) {
 	work.Wait()
 }
 
-// BenchmarkRetainedMemory reports what a topic costs beyond its string.
-func BenchmarkRetainedMemory(b *testing.B) {
-	const count = 200_000
-	topics := make([]string, count)
-	for i := range topics {
-		topics[i] = fmt.Sprintf("devices/%d/state", i)
-	}
-	for b.Loop() {
-		before := heap()
-		r := NewRetained[*int]()
-		for _, topic := range topics {
-			r.Set(topic, nil)
-		}
-		b.ReportMetric(float64(heap()-before)/count, "B/topic")
-		runtime.KeepAlive(r)
-	}
-}
-
 func TestRetainedConcurrentUse(t *testing.T) {
 	r := NewRetained[int]()
 	var work sync.WaitGroup
@@ -164,25 +145,4 @@ func TestRetainedConcurrentUse(t *testing.T) {
 		})
 	}
 	work.Wait()
-}
-
-func BenchmarkRetained(b *testing.B) {
-	r := NewRetained[int]()
-	for i := range 100_000 {
-		r.Set(fmt.Sprintf("devices/%d/state", i), i)
-	}
-	b.Run("set", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			r.Set("devices/4711/state", 1)
-		}
-	})
-	for _, filter := range []string{"devices/4711/state", "devices/4711/#", "devices/+/state"} {
-		b.Run("match "+filter, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				r.Match(filter, func(string, int) bool { return true })
-			}
-		})
-	}
 }

@@ -16,7 +16,7 @@ func BenchmarkDecodePublish(b *testing.B) {
 	alias := benchPublish(1)
 	alias.Alias, alias.OmitTopic = 7, true
 	properties := benchPublish(1)
-	properties.Properties = &Properties{ContentType: "application/json", User: []packets.UserProperty{{Key: "a", Val: "b"}}}
+	properties.Properties = fullPublish().Properties
 	cases := []struct {
 		name    string
 		version byte

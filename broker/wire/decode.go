@@ -53,8 +53,8 @@ func reset(pk *packets.Packet) {
 	pk.PacketID, pk.ReasonCode, pk.Expiry = 0, 0, 0
 }
 
-// flagsOf returns the only lower bits of the first byte that its packet type may have (MQTT 5, 2.1.3). MQTT 3.1 sets DUP
-// when it sends PUBREL, SUBSCRIBE or UNSUBSCRIBE again.
+// flagsOf returns the only lower bits of the first byte that its packet type may have (MQTT 5, 2.1.3). MQTT 3.1 sets
+// DUP when it sends PUBREL, SUBSCRIBE or UNSUBSCRIBE again.
 func flagsOf(first, version byte) byte {
 	switch first >> 4 {
 	case packets.Pubrel, packets.Subscribe, packets.Unsubscribe:

@@ -111,7 +111,7 @@ func TestDecodePublishProperties(t *testing.T) {
 	with := func(parts ...any) []byte { return body("a", props(parts...), []byte("x")) }
 	long := strings.Repeat("x", 65_535)
 	runDecodeCases(t, map[string]decodeCase{
-		"all":                           {publish, 5, with(1, 1, 2, uint32(9), 3, "text", 8, "r/t", 9, "id", 35, id, 38, "k", "v", 38, "k", "v"), 0},
+		"all":                           {publish, 5, with(1, 1, 2, id, id, 3, "t", 8, "r/t", 9, "c", 35, id, 38, "k", "v", 38, "k", "v"), 0},
 		"long length":                   {publish, 5, with(38, long, long), 0},
 		"empty strings":                 {publish, 5, with(3, "", 9, "", 38, "", ""), 0},
 		"message expiry 0":              {publish, 5, with(2, uint32(0)), 0},
@@ -183,7 +183,7 @@ func TestDecodeSubscribe(t *testing.T) {
 		"v4":                           {subscribe, 4, body(id, "a", 0, "b/#", 2), 0},
 		"v3.1 again":                   {subscribe | 8, 3, body(id, "a", 1), 0},
 		"v5":                           {subscribe, 5, body(id, 0, "a", 0x2E, "$share/g/b", 0x1A), 0},
-		"v5 identifier":                {subscribe, 5, body(id, props(11, []byte{0xFF, 0xFF, 0xFF, 0x7F}, 38, "k", "v"), "a", 0), 0},
+		"v5 identifier":                {subscribe, 5, body(id, props(11, 0xFF, 0xFF, 0xFF, 0x7F, 38, "k", "v"), "a", 0), 0},
 		"wrong flags":                  {0x80, 4, body(id, "a", 0), 0x81},
 		"v4 again":                     {subscribe | 8, 4, body(id, "a", 0), 0x81},
 		"identifier 0":                 {subscribe, 4, body(uint16(0), "a", 0), 0x82},
@@ -206,7 +206,7 @@ func TestDecodeSubscribe(t *testing.T) {
 		"filter cut off":               {subscribe, 4, body(id, 0, 9, 1), 0x81},
 		"identifier property 0":        {subscribe, 5, body(id, props(11, 0), "a", 0), 0x82},
 		"identifier property twice":    {subscribe, 5, body(id, props(11, 1, 11, 2), "a", 0), 0x82},
-		"identifier property too long": {subscribe, 5, body(id, props(11, []byte{0x80, 0x80, 0x80, 0x80, 1}), "a", 0), 0x81},
+		"identifier property too long": {subscribe, 5, body(id, props(11, 0x80, 0x80, 0x80, 0x80, 1), "a", 0), 0x81},
 		"identifier property cut off":  {subscribe, 5, body(id, props(11, 0x80), "a", 0), 0x81},
 		"wrong property":               {subscribe, 5, body(id, props(31, ""), "a", 0), 0x81},
 	})
@@ -264,102 +264,6 @@ func TestDecodeOthers(t *testing.T) {
 		"PUBLISH before CONNECT":      {publish, 0, body("a"), 0x82},
 		"an HTTP request":             {'G', 0, []byte("T / HTTP/1.1\r\n"), 0x82},
 		"a TLS handshake":             {0x16, 0, []byte{1, 0, 1, 252}, 0x81},
-	})
-}
-
-// connectBody is a CONNECT with a protocol name that goes with the version.
-func connectBody(version, flags int, rest ...any) []byte {
-	name := "MQTT"
-	if version == 3 {
-		name = "MQIsdp"
-	}
-	return append(body(name, version, flags, uint16(60)), body(rest...)...)
-}
-
-func TestDecodeConnect(t *testing.T) {
-	runDecodeCases(t, map[string]decodeCase{
-		"v3.1":                           {connect, 0, connectBody(3, 2, "c"), 0},
-		"v3.1.1":                         {connect, 0, connectBody(4, 2, "c"), 0},
-		"v5":                             {connect, 0, connectBody(5, 2, 0, "c"), 0},
-		"v3.1.1 no client id, clean":     {connect, 0, connectBody(4, 2, ""), 0},
-		"v3.1.1 no client id, not clean": {connect, 0, connectBody(4, 0, ""), 0x85},
-		"v3.1 no client id":              {connect, 0, connectBody(3, 2, ""), 0x85},
-		"v5 no client id, not clean":     {connect, 0, connectBody(5, 0, 0, ""), 0},
-		"client id with NUL":             {connect, 0, connectBody(4, 2, "\x00"), 0x81},
-		"client id not UTF-8":            {connect, 0, connectBody(4, 2, "\xFF"), 0x81},
-		"client id missing":              {connect, 0, connectBody(4, 2), 0x81},
-		"with flags":                     {connect | 1, 0, connectBody(4, 2, "c"), 0x81},
-		"trailing":                       {connect, 0, connectBody(4, 2, "c", 0), 0x81},
-		"empty":                          {connect, 0, nil, 0x81},
-		"keep alive missing":             {connect, 0, body("MQTT", 4, 2, 0), 0x81},
-		"flags missing":                  {connect, 0, body("MQTT", 4), 0x81},
-		"version missing":                {connect, 0, body("MQTT"), 0x81},
-		"MQTT 3":                         {connect, 0, body("MQTT", 3, 2, id, "c"), 0x84},
-		"MQTT 6":                         {connect, 0, body("MQTT", 6, 2, id, 0, "c"), 0x84},
-		"MQIsdp 4":                       {connect, 0, body("MQIsdp", 4, 2, id, "c"), 0x84},
-		"bridge bit":                     {connect, 0, body("MQTT", 0x84, 2, id, "c"), 0x84},
-		"another name":                   {connect, 0, body("MQTS", 4, 2, id, "c"), 0x82},
-		"empty name":                     {connect, 0, body("", 4, 2, id, "c"), 0x82},
-		"name cut off":                   {connect, 0, []byte{0, 4, 'M'}, 0x81},
-		"reserved flag":                  {connect, 0, connectBody(4, 3, "c"), 0x81},
-		"user name and password":         {connect, 0, connectBody(4, 0xC2, "c", "u", "p"), 0},
-		"empty user name and password":   {connect, 0, connectBody(4, 0xC2, "c", "", ""), 0},
-		"password alone v3.1.1":          {connect, 0, connectBody(4, 0x42, "c", "p"), 0x81},
-		"password alone v5":              {connect, 0, connectBody(5, 0x42, 0, "c", "p"), 0},
-		"user name missing":              {connect, 0, connectBody(4, 0x82, "c"), 0x81},
-		"password missing":               {connect, 0, connectBody(4, 0xC2, "c", "u"), 0x81},
-		"user name missing v3.1":         {connect, 0, connectBody(3, 0xC2, "c"), 0},
-		"password missing v3.1":          {connect, 0, connectBody(3, 0xC2, "c", "u"), 0},
-		"user name not UTF-8":            {connect, 0, connectBody(4, 0x82, "c", "\xFF"), 0x81},
-		"password is binary":             {connect, 0, connectBody(4, 0xC2, "c", "u", "\x00\xFF"), 0},
-		"user name without flag":         {connect, 0, connectBody(4, 2, "c", "u"), 0x81},
-	})
-}
-
-func TestDecodeWill(t *testing.T) {
-	will := func(parts ...any) []byte { return connectBody(5, 6, 0, "c", props(parts...), "t", "w") }
-	runDecodeCases(t, map[string]decodeCase{
-		"v3.1.1":                     {connect, 0, connectBody(4, 0x2E, "c", "t", "w"), 0},
-		"empty payload":              {connect, 0, connectBody(4, 6, "c", "t", ""), 0},
-		"binary payload":             {connect, 0, connectBody(4, 6, "c", "t", "\x00\xFF"), 0},
-		"v5":                         {connect, 0, connectBody(5, 6, 0, "c", 0, "t", "w"), 0},
-		"QoS 3":                      {connect, 0, connectBody(4, 0x1E, "c", "t", "w"), 0x81},
-		"QoS without will":           {connect, 0, connectBody(4, 0x0A, "c"), 0x81},
-		"retain without will":        {connect, 0, connectBody(4, 0x22, "c"), 0x81},
-		"empty topic":                {connect, 0, connectBody(4, 6, "c", "", "w"), 0x90},
-		"topic with wildcard":        {connect, 0, connectBody(4, 6, "c", "a/#", "w"), 0x90},
-		"topic with NUL":             {connect, 0, connectBody(4, 6, "c", "\x00", "w"), 0x81},
-		"topic missing":              {connect, 0, connectBody(4, 6, "c"), 0x81},
-		"payload missing":            {connect, 0, connectBody(4, 6, "c", "t"), 0x81},
-		"properties missing":         {connect, 0, connectBody(5, 6, 0, "c"), 0x81},
-		"all properties":             {connect, 0, will(1, 0, 2, uint32(0), 3, "ct", 8, "r", 9, "c", 24, uint32(5), 38, "k", "v"), 0},
-		"delay twice":                {connect, 0, will(24, uint32(5), 24, uint32(5)), 0x82},
-		"alias":                      {connect, 0, will(35, id), 0x81},
-		"session expiry":             {connect, 0, will(17, uint32(5)), 0x81},
-		"payload format 2":           {connect, 0, will(1, 2), 0x82},
-		"response topic wildcard":    {connect, 0, will(8, "#"), 0x82},
-		"properties over the end":    {connect, 0, connectBody(5, 6, 0, "c", 99, "t", "w"), 0x81},
-		"payload longer than packet": {connect, 0, connectBody(4, 6, "c", "t", 0, 9, 1), 0x81},
-	})
-}
-
-func TestDecodeConnectProperties(t *testing.T) {
-	with := func(parts ...any) []byte { return connectBody(5, 2, props(parts...), "c") }
-	runDecodeCases(t, map[string]decodeCase{
-		"all": {connect, 0, with(17, uint32(0), 33, id, 39, uint32(1), 34, id, 25, 1, 23, 0, 38, "k", "v", 38, "k", "v",
-			21, "m", 22, "data"), 0},
-		"alias maximum 0":             {connect, 0, with(34, uint16(0)), 0},
-		"receive maximum 0":           {connect, 0, with(33, uint16(0)), 0x82},
-		"receive maximum twice":       {connect, 0, with(33, id, 33, id), 0x82},
-		"maximum packet size 0":       {connect, 0, with(39, uint32(0)), 0x82},
-		"request problem info 2":      {connect, 0, with(23, 2), 0x82},
-		"request response info 2":     {connect, 0, with(25, 2), 0x82},
-		"auth data without method":    {connect, 0, with(22, "data"), 0x82},
-		"session expiry twice":        {connect, 0, with(17, id, id, 17, id, id), 0x82},
-		"will delay outside the will": {connect, 0, with(24, id, id), 0x81},
-		"alias":                       {connect, 0, with(35, id), 0x81},
-		"cut off":                     {connect, 0, with(17, id), 0x81},
-		"missing":                     {connect, 0, body("MQTT", 5, 2, id), 0x81},
 	})
 }
 
@@ -431,77 +335,6 @@ func TestDecodeForgetsTheLastPacket(t *testing.T) {
 			freshErr := Decode(after.first, after.body, after.version, &fresh)
 			require.Equal(t, freshErr, usedErr)
 			require.Equal(t, fresh, used, "%#x after %#x", after.first, before.first)
-		}
-	}
-}
-
-func TestVersionOfTheAnswerToARefusedConnect(t *testing.T) {
-	tests := map[string]struct {
-		body []byte
-		want byte
-	}{
-		"MQTT 5":         {connectBody(5, 3, 0, "c"), 5},
-		"MQTT 3.1.1":     {connectBody(4, 3, "c"), 4},
-		"MQTT 6":         {body("MQTT", 6, 2, id), 5},
-		"MQTT 2":         {body("MQTT", 2, 2, id), 4},
-		"bridge":         {body("MQTT", 0x84, 2, id), 4},
-		"something else": {body("HTTP", 4, 2, id), 0},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			var pk packets.Packet
-			require.Error(t, Decode(connect, test.body, 0, &pk))
-			require.Equal(t, test.want, pk.ProtocolVersion)
-		})
-	}
-}
-
-func TestHeader(t *testing.T) {
-	tests := map[string]struct {
-		buf             []byte
-		remaining, size int
-		malformed       bool
-	}{
-		"nothing":              {buf: nil},
-		"one byte":             {buf: []byte{0x30}},
-		"short":                {buf: []byte{0x30, 0}, size: 2},
-		"127":                  {buf: []byte{0x30, 0x7F, 1, 2}, remaining: 127, size: 2},
-		"two bytes incomplete": {buf: []byte{0x30, 0x80}},
-		"128":                  {buf: []byte{0x30, 0x80, 1}, remaining: 128, size: 3},
-		"three incomplete":     {buf: []byte{0x30, 0xFF, 0xFF, 0x80}},
-		"largest":              {buf: []byte{0x30, 0xFF, 0xFF, 0xFF, 0x7F}, remaining: maxVarint, size: 5},
-		"five bytes":           {buf: []byte{0x30, 0x80, 0x80, 0x80, 0x80}, malformed: true},
-		"five bytes complete":  {buf: []byte{0x30, 0x80, 0x80, 0x80, 0x80, 1}, malformed: true},
-		"not minimal":          {buf: []byte{0x30, 0x80, 0}, malformed: true},
-		"not minimal in three": {buf: []byte{0x30, 0xFF, 0x80, 0}, malformed: true},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			first, remaining, size, err := Header(test.buf)
-			if test.malformed {
-				require.Equal(t, packets.ErrMalformedVariableByteInteger, err)
-				require.Zero(t, size)
-				return
-			}
-			require.NoError(t, err)
-			require.Equal(t, test.remaining, remaining)
-			require.Equal(t, test.size, size)
-			if size > 0 {
-				require.Equal(t, test.buf[0], first)
-			}
-		})
-	}
-}
-
-func TestIsPlain(t *testing.T) {
-	for length := range 20 {
-		for at := range length {
-			for c := range 256 {
-				b := []byte(strings.Repeat("~", length))
-				b[at] = byte(c)
-				want := c != 0 && c != '+' && c != '#' && c < 0x80
-				require.Equal(t, want, isPlain(b), "%q", b)
-			}
 		}
 	}
 }

@@ -86,11 +86,12 @@ func TestAppendPublishForms(t *testing.T) {
 		"v4 ignores all of 5": {4, *fullPublish(), append([]byte{0x3D, 14, 0, 3, 'a', '/', 'b', 1, 44}, "payload"...)},
 		"v5 bare":             {5, PublishOut{Topic: "a"}, []byte{0x30, 4, 0, 1, 'a', 0}},
 		"alias and topic":     {5, PublishOut{Topic: "a", Alias: 2}, []byte{0x30, 7, 0, 1, 'a', 3, 35, 0, 2}},
-		"alias alone":         {5, PublishOut{Topic: "a", Alias: 2, OmitTopic: true}, []byte{0x30, 6, 0, 0, 3, 35, 0, 2}},
+		"alias alone":         {5, PublishOut{Topic: "a", Alias: 2, OmitTopic: true}, body(0x30, 6, "", 3, 35, 0, 2)},
 		"omit needs an alias": {5, PublishOut{Topic: "a", OmitTopic: true}, []byte{0x30, 4, 0, 1, 'a', 0}},
 		"omit needs MQTT 5":   {4, PublishOut{Topic: "a", Alias: 2, OmitTopic: true}, []byte{0x30, 3, 0, 1, 'a'}},
-		"expiry 0":            {5, PublishOut{Topic: "a", HasExpiry: true}, []byte{0x30, 9, 0, 1, 'a', 5, 2, 0, 0, 0, 0}},
-		"empty correlation data is kept": {5, PublishOut{Topic: "a", Properties: &Properties{CorrelationData: []byte{}}},
+		"expiry 0":            {5, PublishOut{Topic: "a", HasExpiry: true}, body(0x30, 9, "a", 5, 2, uint32(0))},
+		"empty correlation data is kept": {5,
+			PublishOut{Topic: "a", Properties: &Properties{CorrelationData: []byte{}}},
 			[]byte{0x30, 7, 0, 1, 'a', 3, 9, 0, 0}},
 	}
 	for name, test := range tests {
@@ -115,7 +116,8 @@ func TestPublishSizeAtLengthBoundaries(t *testing.T) {
 func TestLongStringsAreCutBetweenCharacters(t *testing.T) {
 	long := strings.Repeat("ä", 40_000)
 	out := &PublishOut{Topic: long, Properties: &Properties{
-		CorrelationData: make([]byte, 70_000), ContentType: "x" + long, User: []packets.UserProperty{{Key: long, Val: long}},
+		CorrelationData: make([]byte, 70_000), ContentType: "x" + long,
+		User: []packets.UserProperty{{Key: long, Val: long}},
 	}}
 	packet := AppendPublish(nil, 5, out)
 	require.Equal(t, len(packet), PublishSize(5, out))
@@ -179,8 +181,8 @@ func TestAppendSubackOfManyFilters(t *testing.T) {
 
 func TestAppendConnackFull(t *testing.T) {
 	c := &Connack{
-		SessionPresent: true, SessionExpiryInterval: 0, HasSessionExpiryInterval: true, ReceiveMaximum: 32, MaximumQoS: 1,
-		HasMaximumQoS: true, RetainUnavailable: true, MaximumPacketSize: 1 << 20, AssignedClientID: "auto-1",
+		SessionPresent: true, SessionExpiryInterval: 0, HasSessionExpiryInterval: true, ReceiveMaximum: 32,
+		MaximumQoS: 1, HasMaximumQoS: true, RetainUnavailable: true, MaximumPacketSize: 1 << 20, AssignedClientID: "auto-1",
 		TopicAliasMaximum: 16, ReasonString: "welcome", ServerKeepAlive: 60, HasServerKeepAlive: true,
 		ResponseInformation: "r/", ServerReference: "n2", AuthenticationMethod: "SCRAM", AuthenticationData: []byte{1},
 		User: []packets.UserProperty{{Key: "trace_id", Val: "ab"}},
@@ -190,8 +192,8 @@ func TestAppendConnackFull(t *testing.T) {
 	require.Equal(t, packets.Properties{
 		SessionExpiryIntervalFlag: true, ReceiveMaximum: 32, MaximumQos: 1, MaximumQosFlag: true,
 		RetainAvailableFlag: true, MaximumPacketSize: 1 << 20, AssignedClientID: "auto-1", TopicAliasMaximum: 16,
-		ReasonString: "welcome", ServerKeepAlive: 60, ServerKeepAliveFlag: true, ResponseInfo: "r/", ServerReference: "n2",
-		AuthenticationMethod: "SCRAM", AuthenticationData: []byte{1}, User: c.User,
+		ReasonString: "welcome", ServerKeepAlive: 60, ServerKeepAliveFlag: true, ResponseInfo: "r/",
+		ServerReference: "n2", AuthenticationMethod: "SCRAM", AuthenticationData: []byte{1}, User: c.User,
 	}, pk.Properties)
 }
 

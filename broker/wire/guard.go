@@ -188,8 +188,8 @@ func checkText(id byte, text []byte) error {
 	return nil
 }
 
-// guardSubscribe checks the body of a SUBSCRIBE. mochi's decoder panics where the last options byte is missing, and takes
-// reserved bits for part of the QoS.
+// guardSubscribe checks the body of a SUBSCRIBE. mochi's decoder panics where the last options byte is missing, and
+// ignores the reserved bits.
 func guardSubscribe(body []byte, version byte) error {
 	return guardFilters(body, version, inSubscribe, func(r *reader, filter []byte) error {
 		options, err := r.byte()

@@ -1,5 +1,5 @@
-// Package wire turns bytes into MQTT packets and back: a guard that checks what a client sent before mochi's decoder sees
-// it, and encoders that append to a caller's buffer.
+// Package wire turns bytes into MQTT packets and back: a guard that checks what a client sent before mochi's decoder
+// sees it, and encoders that append to a caller's buffer.
 package wire
 
 import (
