@@ -69,10 +69,10 @@ type IssuerConfig struct {
 	Algorithms    []string    `yaml:"algorithms" doc:"Accepted algorithms, such as HS256, RS256, ES256, EdDSA."`
 	Secret        conf.Secret `yaml:"secret" doc:"Shared secret for HS algorithms."`
 	JWKSFile      string      `yaml:"jwks_file" doc:"File with the issuer's keys; read again when it changes."`
-	JWKSURL       string      `yaml:"jwks_url" doc:"Address of the issuer's keys; read again every hour."`
+	JWKSURL       string      `yaml:"jwks_url" doc:"Address of the issuer's keys; read again hourly."`
 	ClientIDClaim string      `yaml:"client_id_claim" doc:"Claim that must equal the client identifier; empty: none."`
 	UsernameClaim string      `yaml:"username_claim" default:"sub" doc:"Claim that holds the user name."`
-	Trusted       bool        `yaml:"trusted" default:"false" doc:"May vouch for names in auth.users and auth.admins."`
+	Trusted       bool        `yaml:"trusted" default:"false" doc:"May vouch for names in users and admins."`
 }
 
 // WebhookConfig is about asking an HTTP service.
@@ -82,7 +82,7 @@ type WebhookConfig struct {
 	CacheTTL  time.Duration          `yaml:"cache_ttl" default:"30s" doc:"How long an answer holds, 0s (not cached) to 1h."`
 	CacheSize int                    `yaml:"cache_size" default:"10000" doc:"Answers kept, 1 to 1000000."`
 	Headers   map[string]conf.Secret `yaml:"headers" doc:"HTTP headers to send, for example Authorization."`
-	Trusted   bool                   `yaml:"trusted" default:"false" doc:"May vouch for names in auth.users and auth.admins."`
+	Trusted   bool                   `yaml:"trusted" default:"false" doc:"May vouch for names in users and admins."`
 }
 
 const minSecret = 8

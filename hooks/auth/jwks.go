@@ -44,15 +44,16 @@ func parseKeySet(text []byte) (keySet, error) {
 	var set keySet
 	for _, text := range raw.Keys {
 		var key jose.JSONWebKey
-		if key.UnmarshalJSON(text) != nil || !key.Valid() || key.Use != "" && key.Use != "sig" {
+		if key.UnmarshalJSON(text) != nil || key.Use != "" && key.Use != "sig" {
 			continue
 		}
-		if !key.IsPublic() {
-			if public := key.Public(); public.Valid() {
-				key = public
+		if shared, ok := key.Key.([]byte); ok {
+			if len(shared) >= minSecret {
+				set = append(set, key)
 			}
+		} else if key = key.Public(); key.Valid() {
+			set = append(set, key)
 		}
-		set = append(set, key)
 	}
 	if len(set) == 0 {
 		return nil, errors.New("JWK set has no key that verifies signatures")

@@ -1,8 +1,10 @@
 package auth
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -84,14 +86,22 @@ func (t *tokenSigner) verify(text string) (*Claims, error) {
 
 // issuerOf reads the iss claim of what may be a JWT, without believing it. Empty: it is none.
 func issuerOf(password []byte) string {
-	if len(password) > maxTokenLength || len(password) < 3 || string(password[:2]) != "ey" {
+	if len(password) > maxTokenLength || !bytes.HasPrefix(password, []byte("ey")) {
 		return ""
 	}
-	var claims jwt.RegisteredClaims
-	if _, _, err := unverified.ParseUnverified(string(password), &claims); err != nil {
+	parts := bytes.Split(password, []byte("."))
+	if len(parts) != 3 {
+		return ""
+	}
+	payload, err := base64.RawURLEncoding.AppendDecode(nil, parts[1])
+	if err != nil {
+		return ""
+	}
+	var claims struct {
+		Issuer string `json:"iss"`
+	}
+	if json.Unmarshal(payload, &claims) != nil {
 		return ""
 	}
 	return claims.Issuer
 }
-
-var unverified = jwt.NewParser()

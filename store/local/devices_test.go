@@ -12,7 +12,7 @@ import (
 
 func openForDevices(t *testing.T, dir string) *DB {
 	t.Helper()
-	db, err := Open(dir)
+	db, err := Open(dir, Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	return db
@@ -55,7 +55,7 @@ func TestDevicesOutliveTheProcess(t *testing.T) {
 }
 
 func TestDevicesAfterClose(t *testing.T) {
-	db, err := Open("")
+	db, err := Open("", Options{})
 	require.NoError(t, err)
 	devices := db.Devices()
 	_, err = devices.UseNonce(t.Context(), "d1", "n", time.Now())
