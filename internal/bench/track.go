@@ -2,8 +2,8 @@ package bench
 
 import "slices"
 
-// maxGaps bounds the memory of one tracker. Beyond it the oldest gap is given up: it stays lost, and a message of it that
-// still arrives counts as a duplicate.
+// maxGaps bounds the memory of one tracker. Beyond it the older half of the gaps is given up: they stay lost, and a
+// message of them that still arrives counts as a duplicate.
 const maxGaps = 1 << 16
 
 // gap is a run of sequence numbers [from, to) that have not arrived.
@@ -41,7 +41,7 @@ func (t *track) see(seq uint64) bool {
 
 func (t *track) open(g gap) {
 	if len(t.gaps) >= maxGaps {
-		t.gaps = slices.Delete(t.gaps, 0, 1)
+		t.gaps = slices.Delete(t.gaps, 0, maxGaps/2)
 	}
 	t.gaps = append(t.gaps, g)
 }
