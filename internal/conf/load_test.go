@@ -197,6 +197,25 @@ func TestMarkdownListsEveryKeyWithItsVariable(t *testing.T) {
 	}
 }
 
+func TestChangedNamesTheKeysThatDiffer(t *testing.T) {
+	var a, b sample
+	require.NoError(t, SetDefaults(&a))
+	require.NoError(t, Load(Source{YAML: []byte("auth: {token: {ttl: 1h}, items: [{key: a}]}\nlimits: {rate: 1.5}\n")}, &b))
+	keys, err := Changed(&a, &b)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"auth.token.ttl", "auth.items", "limits.rate"}, keys)
+	_, err = Changed(&a, &sampleItem{})
+	assert.Error(t, err)
+}
+
+func TestTreeHidesSecrets(t *testing.T) {
+	var s sample
+	require.NoError(t, Load(Source{YAML: []byte("auth: {token: {secret: hush}}\n")}, &s))
+	tree, err := Tree(&s)
+	require.NoError(t, err)
+	assert.Equal(t, map[string]any{"secret": hidden, "ttl": "24h"}, tree["auth"].(map[string]any)["token"])
+}
+
 func TestSuggest(t *testing.T) {
 	known := []string{"brokers", "address", "publish_rate"}
 	for wrong, want := range map[string]string{"broker": "brokers", "adress": "address", "publish-rate": "publish_rate",

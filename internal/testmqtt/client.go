@@ -1,6 +1,6 @@
-// Package mqtttest is an MQTT client for tests: it sends exactly the packets, or the bytes, that a test wants sent, and
+// Package testmqtt is an MQTT client for tests: it sends exactly the packets, or the bytes, that a test wants sent, and
 // shows exactly what came back. It acknowledges nothing by itself.
-package mqtttest
+package testmqtt
 
 import (
 	"bufio"
