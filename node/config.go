@@ -10,22 +10,31 @@ import (
 	"strings"
 	"time"
 
+	"github.com/penstockmq/penstock/bridge"
 	"github.com/penstockmq/penstock/broker"
 	"github.com/penstockmq/penstock/broker/listen"
 	"github.com/penstockmq/penstock/hooks/acl"
+	"github.com/penstockmq/penstock/hooks/auth"
+	"github.com/penstockmq/penstock/hooks/command"
 	"github.com/penstockmq/penstock/hooks/limit"
+	"github.com/penstockmq/penstock/hooks/uplink"
 	"github.com/penstockmq/penstock/internal/conf"
 )
 
 // Config is the whole configuration of a node. Each package defines its own section.
 type Config struct {
-	Node      NodeConfig       `yaml:"node" doc:"This node."`
-	Listeners []ListenerConfig `yaml:"listeners" default:"[{type: tcp, address: \"127.0.0.1:1883\"}, {type: ws, address: \"127.0.0.1:8083\"}]" doc:"Where devices connect by MQTT."`
-	HTTP      HTTPConfig       `yaml:"http" doc:"Registration of devices, admin API, metrics."`
-	ACL       acl.Config       `yaml:"acl" doc:"What clients may publish and subscribe to."`
-	Access    limit.Config     `yaml:"access" doc:"From where clients may connect, decided before any protocol work."`
-	Limits    LimitsConfig     `yaml:"limits" doc:"What clients may cost."`
-	Log       LogConfig        `yaml:"log" doc:"What the node writes to standard error."`
+	Node      NodeConfig         `yaml:"node" doc:"This node."`
+	Listeners []ListenerConfig   `yaml:"listeners" default:"[{type: tcp, address: \"127.0.0.1:1883\"}, {type: ws, address: \"127.0.0.1:8083\"}]" doc:"Where devices connect by MQTT."`
+	HTTP      HTTPConfig         `yaml:"http" doc:"Registration of devices, admin API, metrics."`
+	Auth      auth.Config        `yaml:"auth" doc:"Who may connect."`
+	ACL       acl.Config         `yaml:"acl" doc:"What clients may publish and subscribe to."`
+	Access    limit.Config       `yaml:"access" doc:"From where clients may connect, decided before any protocol work."`
+	Limits    LimitsConfig       `yaml:"limits" doc:"What clients may cost."`
+	Uplink    uplink.Config      `yaml:"uplink" doc:"Which messages go up to Kafka, or to the local log where no Kafka is configured."`
+	Kafka     bridge.KafkaConfig `yaml:"kafka" doc:"Where Kafka is."`
+	Spool     bridge.SpoolConfig `yaml:"spool" doc:"What is kept on disk while it waits for Kafka, and of the local log."`
+	Commands  command.Config     `yaml:"commands" doc:"Commands to devices."`
+	Log       LogConfig          `yaml:"log" doc:"What the node writes to standard error."`
 
 	// Demo starts simulated devices and lets everyone in; not a key, because it belongs to no configuration of a real
 	// node.

@@ -58,7 +58,8 @@ func newRoot() *cobra.Command {
 	}
 	root.SetVersionTemplate("penstock {{.Version}}\n")
 	root.AddCommand(
-		newConfigCommand(), newClientsCommand(), newNodesCommand(), newVersionCommand(),
+		newServeCommand(), newConfigCommand(), newClientsCommand(), newNodesCommand(), newBenchCommand(),
+		newVersionCommand(),
 	)
 	return root
 }

@@ -47,7 +47,7 @@ func newPump(id string, server *url.URL, opts Options) *pump {
 func (p *pump) connect(ctx context.Context) (err error) {
 	p.conn, err = autopaho.NewConnection(ctx, autopaho.ClientConfig{
 		ServerUrls: []*url.URL{p.server}, KeepAlive: keepAlive, CleanStartOnInitialConnection: true,
-		ReconnectBackoff: func(int) time.Duration { return time.Second + rand.N(time.Second) },
+		ReconnectBackoff: backoff,
 		OnConnectionUp:   func(conn *autopaho.ConnectionManager, _ *paho.Connack) { p.subscribe(ctx, conn) },
 		OnConnectError:   func(err error) { p.log.Debug("simulated device cannot connect", "error", err) },
 		ClientConfig: paho.ClientConfig{
@@ -56,6 +56,14 @@ func (p *pump) connect(ctx context.Context) (err error) {
 		},
 	})
 	return err
+}
+
+// backoff is asked before the first attempt too.
+func backoff(attempt int) time.Duration {
+	if attempt == 0 {
+		return 0
+	}
+	return time.Second + rand.N(time.Second)
 }
 
 func (p *pump) subscribe(ctx context.Context, conn *autopaho.ConnectionManager) {
