@@ -54,24 +54,32 @@ func (r *Retained[V]) Set(topic string, v V) (replaced bool) {
 
 // Delete removes the value of a topic, and reports whether there was one.
 func (r *Retained[V]) Delete(topic string) bool {
+	return r.DeleteIf(topic, func(V) bool { return true })
+}
+
+// DeleteIf removes the value of a topic if condition agrees, and reports whether it did. condition runs at most once,
+// with the lock held: it must not block or use r.
+func (r *Retained[V]) DeleteIf(topic string, condition func(V) bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.root.delete(topic, true) {
+	if !r.root.delete(topic, true, condition) {
 		return false
 	}
 	r.length--
 	return true
 }
 
-func (n *level[V]) delete(rest string, more bool) bool {
+func (n *level[V]) delete(rest string, more bool, condition func(V) bool) bool {
 	if !more {
-		had := n.held != nil
+		if n.held == nil || !condition(n.held.value) {
+			return false
+		}
 		n.held = nil
-		return had
+		return true
 	}
 	name, rest, more := strings.Cut(rest, "/")
 	c := n.children.get(name)
-	if c == nil || !c.delete(rest, more) {
+	if c == nil || !c.delete(rest, more, condition) {
 		return false
 	}
 	if c.held == nil && c.children.empty() {

@@ -44,7 +44,10 @@ func TestRetainedSetGetDelete(t *testing.T) {
 		require.False(t, ok, missing)
 		require.False(t, r.Delete(missing), missing)
 	}
-	require.True(t, r.Delete("a"))
+	is := func(want string) func(string) bool { return func(v string) bool { return v == want } }
+	require.False(t, r.DeleteIf("a", is("another")))
+	require.False(t, r.DeleteIf("missing", is("")))
+	require.True(t, r.DeleteIf("a", is("parent")))
 	require.False(t, r.Delete("a"))
 	_, ok = r.Get("a")
 	require.False(t, ok)
@@ -97,7 +100,7 @@ func TestRetainedAgreesWithMatch(t *testing.T) {
 // TestRetainedMatchLetsWritersIn: Match must find what is there all the time, although others change while it looks.
 func TestRetainedMatchLetsWritersIn(t *testing.T) {
 	r := NewRetained[int]()
-	const stay = 3000
+	const stay = 1000
 	for i := range stay {
 		r.Set(fmt.Sprintf("stay/%d/x", i), i)
 	}

@@ -72,7 +72,7 @@ func TestDecodeWill(t *testing.T) {
 		"topic missing":              {connect, 0, connectBody(4, 6, "c"), 0x81},
 		"payload missing":            {connect, 0, connectBody(4, 6, "c", "t"), 0x81},
 		"properties missing":         {connect, 0, connectBody(5, 6, 0, "c"), 0x81},
-		"all properties":             {connect, 0, will(1, 0, 2, id, id, 3, "ct", 8, "r", 9, "c", 24, id, id, 38, "k", "v"), 0},
+		"all properties":             {connect, 0, will(1, 0, 2, id, id, 3, "", 8, "r", 9, "", 24, id, id, 38, "", ""), 0},
 		"delay twice":                {connect, 0, will(24, uint32(5), 24, uint32(5)), 0x82},
 		"alias":                      {connect, 0, will(35, id), 0x81},
 		"session expiry":             {connect, 0, will(17, uint32(5)), 0x81},

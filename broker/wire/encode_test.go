@@ -182,7 +182,8 @@ func TestAppendSubackOfManyFilters(t *testing.T) {
 func TestAppendConnackFull(t *testing.T) {
 	c := &Connack{
 		SessionPresent: true, SessionExpiryInterval: 0, HasSessionExpiryInterval: true, ReceiveMaximum: 32,
-		MaximumQoS: 1, HasMaximumQoS: true, RetainUnavailable: true, MaximumPacketSize: 1 << 20, AssignedClientID: "auto-1",
+		MaximumQoS: 1, HasMaximumQoS: true, RetainUnavailable: true, MaximumPacketSize: 1 << 20,
+		AssignedClientID:  "auto-1",
 		TopicAliasMaximum: 16, ReasonString: "welcome", ServerKeepAlive: 60, HasServerKeepAlive: true,
 		ResponseInformation: "r/", ServerReference: "n2", AuthenticationMethod: "SCRAM", AuthenticationData: []byte{1},
 		User: []packets.UserProperty{{Key: "trace_id", Val: "ab"}},

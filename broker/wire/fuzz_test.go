@@ -8,7 +8,7 @@ import (
 )
 
 func FuzzHeader(f *testing.F) {
-	for _, seed := range [][]byte{nil, {0x30}, {0x30, 0x7F}, {0x30, 0x80, 1}, {0x30, 0x80, 0}, {0, 0xFF, 0xFF, 0xFF, 0x7F}} {
+	for _, seed := range [][]byte{nil, {0x30}, {0x30, 0x7F}, {0x30, 0x80, 1}, {1, 0x80, 0}, {1, 255, 255, 255, 127}} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, buf []byte) {
@@ -39,7 +39,7 @@ func FuzzDecode(f *testing.F) {
 		}
 	}
 	f.Add(byte(subscribe), byte(5), body(id, 0, "a"))
-	f.Add(byte(connect), byte(0), connectBody(5, 0xEE, props(17, id, id), "c", props(9, "", 2, id, id), "w", "", "", ""))
+	f.Add(byte(connect), byte(0), connectBody(5, 0xEE, props(17, id, id), "c", props(9, ""), "w", "", "u", "p"))
 	f.Add(byte(publish), byte(5), body("a", props(1, 1, 8, "r", 9, "", 38, "k", "v")))
 	f.Fuzz(func(t *testing.T, first, version byte, body []byte) {
 		if version > 5 {
