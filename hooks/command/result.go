@@ -162,27 +162,21 @@ func (sh *shard) with(c *command, index uint32, device string, f func(*execution
 
 // answer applies a device's answer, and returns what is to be called after mu, which is held, was released.
 func (sh *shard) answer(e *execution, r lateResult) (finish func()) {
-	if why := sh.take(e, r); why != "" {
-		id := executionID(r.cmd.id, r.index, r.round)
-		finish = func() { sh.s.ignored(why, r.device, id) }
-	}
+	ignored := sh.take(e, r)
+	waits, err := false, error(nil)
 	if e.dirty || e.writing {
-		if sh.await(r.done) {
-			return orNothing(finish)
+		if waits = sh.await(r.done); !waits {
+			err = errStopped
 		}
-		return func() { r.done(errStopped) }
 	}
 	return func() {
-		orNothing(finish)()
-		r.done(nil)
+		if ignored != "" {
+			sh.s.ignored(ignored, r.device, executionID(r.cmd.id, r.index, r.round))
+		}
+		if !waits {
+			r.done(err)
+		}
 	}
-}
-
-func orNothing(f func()) func() {
-	if f == nil {
-		return func() {}
-	}
-	return f
 }
 
 // take changes e as the answer says, or says why it changes nothing. mu is held.

@@ -35,7 +35,7 @@ func appendExecution(b []byte, x *command.Execution) []byte {
 	b = binary.AppendUvarint(b, uint64(x.Round))
 	b = binary.AppendUvarint(b, uint64(x.Attempt))
 	b = binary.AppendUvarint(b, uint64(x.Rev))
-	b = appendText(b, x.Device)
+	b = appendCounted(b, x.Device)
 	b = binary.AppendUvarint(b, x.Seq)
 	b = binary.AppendVarint(b, x.Created)
 	for _, t := range []int64{x.Queued, x.Sent, x.Delivered, x.Running, x.Finished, x.Expires, x.NotBefore} {
@@ -44,13 +44,13 @@ func appendExecution(b []byte, x *command.Execution) []byte {
 	if o := x.Outcome; o != nil {
 		b = append(b, o.Progress)
 		b = binary.AppendVarint(b, o.Code)
-		b = appendText(b, o.Reason)
-		b = appendText(b, o.Result)
+		b = appendCounted(b, o.Reason)
+		b = appendCounted(b, o.Result)
 	}
 	return b
 }
 
-func appendText[T string | []byte](b []byte, s T) []byte {
+func appendCounted[T string | []byte](b []byte, s T) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
