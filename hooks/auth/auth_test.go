@@ -19,7 +19,6 @@ import (
 
 	"github.com/penstockmq/penstock/broker"
 	"github.com/penstockmq/penstock/hooks/auth"
-	"github.com/penstockmq/penstock/hooks/auth/authtest"
 	"github.com/penstockmq/penstock/internal/conf"
 )
 
@@ -68,7 +67,7 @@ type world struct {
 	*auth.Service
 	t        testing.TB
 	clock    *clock
-	store    *authtest.Memory
+	store    *memory
 	failures *failures
 	logs     *syncBuffer
 }
@@ -100,10 +99,10 @@ func quickHash(password string) conf.Secret {
 
 func newWorld(t testing.TB, change func(*auth.Config)) *world {
 	t.Helper()
-	return openWorld(t, authtest.NewMemory(), &clock{now: time.Unix(1_800_000_000, 0)}, change)
+	return openWorld(t, newMemory(), &clock{now: time.Unix(1_800_000_000, 0)}, change)
 }
 
-func openWorld(t testing.TB, store *authtest.Memory, c *clock, change func(*auth.Config)) *world {
+func openWorld(t testing.TB, store *memory, c *clock, change func(*auth.Config)) *world {
 	t.Helper()
 	var config auth.Config
 	require.NoError(t, conf.SetDefaults(&config))
@@ -255,7 +254,7 @@ func TestStoreThatLostItsContentsKeepsTokensValid(t *testing.T) {
 	secret := func(c *auth.Config) { c.Token.Secret = "0123456789abcdef0123456789abcdef" }
 	w := newWorld(t, secret)
 	token := w.register("pump-1").Token
-	empty := openWorld(t, authtest.NewMemory(), w.clock, secret)
+	empty := openWorld(t, newMemory(), w.clock, secret)
 	_, err := empty.login("pump-1", "", token)
 	require.NoError(t, err)
 	_, err = empty.Refresh(t.Context(), token, netip.Addr{})

@@ -13,7 +13,7 @@ var (
 )
 
 // Store keeps devices, their tokens and the nonces of registrations. Its methods may block for the disk or the
-// network. Every implementation passes the suite in hooks/auth/authtest.
+// network. Every implementation passes storetest.RunDevices.
 type Store interface {
 	// TokenSecret returns the secret that signs device tokens. When none is kept yet it keeps proposed and returns it:
 	// all nodes that share a store get the same one.

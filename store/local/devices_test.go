@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstockmq/penstock/hooks/auth"
-	"github.com/penstockmq/penstock/hooks/auth/authtest"
+	"github.com/penstockmq/penstock/store/storetest"
 )
 
 func openForDevices(t *testing.T, dir string) *DB {
@@ -19,7 +19,7 @@ func openForDevices(t *testing.T, dir string) *DB {
 }
 
 func TestDevicesPassTheSuite(t *testing.T) {
-	authtest.Run(t, func(t *testing.T) auth.Store { return openForDevices(t, "").Devices() })
+	storetest.RunDevices(t, func(t *testing.T) auth.Store { return openForDevices(t, "").Devices() })
 }
 
 func TestDevicesOutliveTheProcess(t *testing.T) {

@@ -1,18 +1,23 @@
-// Package authtest has a store in memory for tests, and the suite that every store of hooks/auth passes.
-package authtest
+package auth_test
 
 import (
 	"bytes"
 	"context"
 	"slices"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/penstockmq/penstock/hooks/auth"
+	"github.com/penstockmq/penstock/store/storetest"
 )
 
-// Memory is an auth.Store that keeps everything in memory.
-type Memory struct {
+func TestMemoryPassesTheSuite(t *testing.T) {
+	storetest.RunDevices(t, func(*testing.T) auth.Store { return newMemory() })
+}
+
+// memory is an auth.Store that keeps everything in memory.
+type memory struct {
 	mu      sync.Mutex
 	fail    error
 	secret  []byte
@@ -21,22 +26,22 @@ type Memory struct {
 	nonces  map[[2]string]time.Time
 }
 
-// NewMemory makes an empty store.
-func NewMemory() *Memory {
-	return &Memory{
+// newMemory makes an empty store.
+func newMemory() *memory {
+	return &memory{
 		devices: map[string]auth.Device{}, tokens: map[string]auth.TokenRecord{}, nonces: map[[2]string]time.Time{},
 	}
 }
 
 // Fail makes every call from now on fail with err; nil ends that.
-func (m *Memory) Fail(err error) {
+func (m *memory) Fail(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.fail = err
 }
 
 // TokenSecret implements auth.Store.
-func (m *Memory) TokenSecret(_ context.Context, proposed []byte) ([]byte, error) {
+func (m *memory) TokenSecret(_ context.Context, proposed []byte) ([]byte, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.secret == nil {
@@ -46,7 +51,7 @@ func (m *Memory) TokenSecret(_ context.Context, proposed []byte) ([]byte, error)
 }
 
 // Device implements auth.Store.
-func (m *Memory) Device(_ context.Context, id string) (auth.Device, error) {
+func (m *memory) Device(_ context.Context, id string) (auth.Device, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	d, found := m.devices[id]
@@ -60,7 +65,9 @@ func (m *Memory) Device(_ context.Context, id string) (auth.Device, error) {
 }
 
 // UpdateDevice implements auth.Store.
-func (m *Memory) UpdateDevice(_ context.Context, id string, change func(*auth.Device) (*auth.TokenRecord, error)) error {
+func (m *memory) UpdateDevice(
+	_ context.Context, id string, change func(*auth.Device) (*auth.TokenRecord, error),
+) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fail != nil {
@@ -80,7 +87,7 @@ func (m *Memory) UpdateDevice(_ context.Context, id string, change func(*auth.De
 }
 
 // Token implements auth.Store.
-func (m *Memory) Token(_ context.Context, id string) (auth.TokenRecord, error) {
+func (m *memory) Token(_ context.Context, id string) (auth.TokenRecord, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t, found := m.tokens[id]
@@ -94,7 +101,7 @@ func (m *Memory) Token(_ context.Context, id string) (auth.TokenRecord, error) {
 }
 
 // RevokeToken implements auth.Store.
-func (m *Memory) RevokeToken(_ context.Context, id string) (auth.TokenRecord, error) {
+func (m *memory) RevokeToken(_ context.Context, id string) (auth.TokenRecord, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t, found := m.tokens[id]
@@ -110,7 +117,7 @@ func (m *Memory) RevokeToken(_ context.Context, id string) (auth.TokenRecord, er
 }
 
 // UseNonce implements auth.Store.
-func (m *Memory) UseNonce(_ context.Context, device, nonce string, expires time.Time) (bool, error) {
+func (m *memory) UseNonce(_ context.Context, device, nonce string, expires time.Time) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	key := [2]string{device, nonce}
@@ -122,7 +129,7 @@ func (m *Memory) UseNonce(_ context.Context, device, nonce string, expires time.
 }
 
 // DropExpired implements auth.Store.
-func (m *Memory) DropExpired(_ context.Context, now time.Time) (int, error) {
+func (m *memory) DropExpired(_ context.Context, now time.Time) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	before := len(m.tokens) + len(m.nonces)
