@@ -6,8 +6,12 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 )
@@ -77,10 +81,10 @@ func (i *clientInfo) row(w io.Writer) {
 
 // printable quotes text of clients that could draw on the operator's terminal.
 func printable(s string) string {
-	if quoted := fmt.Sprintf("%q", s); quoted[1:len(quoted)-1] != s {
-		return quoted
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return s
 	}
-	return s
+	return strconv.Quote(s)
 }
 
 func newClientsShowCommand(api *apiFlags) *cobra.Command {

@@ -59,7 +59,7 @@ func newRoot() *cobra.Command {
 	root.SetVersionTemplate("penstock {{.Version}}\n")
 	root.AddCommand(
 		newServeCommand(), newConfigCommand(), newClientsCommand(), newNodesCommand(), newBenchCommand(),
-		newVersionCommand(),
+		newUplinkCommand(), newTokenCommand(), newVersionCommand(),
 	)
 	return root
 }
