@@ -176,7 +176,7 @@ func (b *Broker) acknowledge(p *inbound) {
 // refused tells a client that its publish was not accepted: the reason code in the right packet for MQTT 5; MQTT 3 has
 // none, so its connection is closed, and it will send again.
 func (b *Broker) refused(c *conn, packetType byte, id uint16, r *Refusal) {
-	c.log.Debug("publish refused", "reason", r.Error(), "packet_id", id)
+	c.log().Debug("publish refused", "reason", r.Error(), "packet_id", id)
 	if c.version >= 5 {
 		c.ack(packetType, id, r.Code.Code, r.Code.Reason)
 		return

@@ -49,7 +49,6 @@ type conn struct {
 	maxPacket   uint32 // what the client accepts; 0: no limit
 	window      int    // unacknowledged messages the client accepts at once
 	keepAlive   uint16
-	log         *slog.Logger
 
 	timer    timer.Timer
 	lastRead atomic.Int64 // wheel time of the last bytes
@@ -60,6 +59,7 @@ type conn struct {
 	aliases  map[uint16]string
 	rate     tokenBucket
 	sawFirst bool
+	fresh    bool // CONNECT has just been accepted
 
 	acks  ackQueue
 	out   outbox
@@ -100,12 +100,20 @@ func (b *Broker) newConn(nc *listen.Conn, listener string) *conn {
 		b: b, nc: nc, raw: newRawIO(nc.Raw()), listener: listener, remote: nc.RemoteAddrPort(),
 		traceID: newTraceID(), accepted: time.Now(), done: make(chan struct{}), problemInfo: true,
 	}
-	c.log = b.log.With("trace_id", c.traceID, "remote", c.remote.String(), "listener", listener)
 	now := b.wheel.Now()
 	c.lastRead.Store(now)
 	c.deadline = now + b.limits.ConnectTimeout.Milliseconds()
 	b.wheel.Schedule(&c.timer, c.deadline, c)
 	return c
+}
+
+// log is made anew each time, which is seldom, so that an idle connection does not hold a logger.
+func (c *conn) log() *slog.Logger {
+	l := c.b.log.With("trace_id", c.traceID, "remote", c.remote.String(), "listener", c.listener)
+	if c.client != nil {
+		l = l.With("client_id", clip(c.client.ID))
+	}
+	return l
 }
 
 // Fire is the connection's timer: the CONNECT deadline, then keep-alive and the end of the grant.
@@ -161,7 +169,7 @@ func (c *conn) stop(why cause) {
 }
 
 func (c *conn) sayGoodbye(why *cause) {
-	if why.tell && c.version >= 5 && c.session.Load() != nil {
+	if why.tell && c.session.Load() != nil && c.version >= 5 {
 		c.append(func(dst []byte) []byte {
 			reason := ""
 			if c.problemInfo {
@@ -176,7 +184,6 @@ func (c *conn) sayGoodbye(why *cause) {
 // serve is the stream driver: it reads the connection until it ends. It blocks only in fill, with a shallow stack;
 // everything else happens in callees that are not inlined, so that the stack of an idle connection can shrink.
 func (c *conn) serve() {
-	defer c.b.wg.Done()
 	for {
 		err := c.fill()
 		if err == nil {
@@ -184,6 +191,13 @@ func (c *conn) serve() {
 		}
 		if err != nil {
 			c.end(err)
+			c.b.wg.Done()
+			return
+		}
+		if c.fresh {
+			// CONNECT has made the stack deep: go on with a new one.
+			c.fresh = false
+			go c.serve()
 			return
 		}
 	}
@@ -213,7 +227,7 @@ func (c *conn) process() (err error) {
 	bt := c.b.getBatch()
 	defer func() {
 		if r := recover(); r != nil {
-			c.log.Error("a packet made the broker panic; its connection is closed", "error", r, "stack", stack())
+			c.log().Error("a packet made the broker panic; its connection is closed", "error", r, "stack", stack())
 			err = &cause{reason: "internal_error", code: packets.ErrImplementationSpecificError, tell: true}
 		}
 		c.b.putBatch(bt)

@@ -53,9 +53,9 @@ func (c *conn) connect(bt *batch, pk *packets.Packet, decodeErr error) error {
 
 // introduce makes what mochi's hooks know of the connection, and takes over what the client wants of it.
 func (c *conn) introduce(pk *packets.Packet) {
-	c.client = c.b.server.NewClient(hookConn{c}, c.listener, pk.Connect.ClientIdentifier, false)
+	c.client = c.b.server.NewClient(nil, c.listener, pk.Connect.ClientIdentifier, false)
+	c.client.Net.Conn, c.client.Net.Remote = hookConn{c}, c.remote.String() // not in NewClient: it would add a buffer
 	c.client.ParseConnect(c.listener, *pk)
-	c.log = c.log.With("client_id", clip(pk.Connect.ClientIdentifier))
 	c.cleanStart = pk.Connect.Clean
 	c.window = c.b.limits.Inflight
 	if c.version >= 5 {
@@ -130,7 +130,7 @@ func (c *conn) checkWill(pk *packets.Packet) (*Will, error) {
 // gets no answer [MQTT-3.1.4-1].
 func (c *conn) refuseConnect(code packets.Code, reason string, err error) error {
 	c.b.counters.connectRefused.add(reason, 1)
-	c.log.Info("connection refused", "reason", code.Reason, "error", err)
+	c.log().Info("connection refused", "reason", code.Reason, "error", err)
 	answered := c.version >= 5 || c.version >= 3 && (reason != "malformed" ||
 		code.Code == packets.ErrUnsupportedProtocolVersion.Code || code.Code == packets.ErrClientIdentifierNotValid.Code)
 	if answered {
@@ -187,6 +187,7 @@ func (c *conn) establish(bt *batch, pk *packets.Packet, will *Will, assigned str
 	}
 	c.append(func(dst []byte) []byte { return wire.AppendConnack(dst, c.version, ack) })
 	c.session.Store(s)
+	c.fresh = true
 	b.wheel.Cancel(&s.timer)
 	s.mu.Lock()
 	s.attach(bt, c)
@@ -195,7 +196,7 @@ func (c *conn) establish(bt *batch, pk *packets.Packet, will *Will, assigned str
 	b.counters.connected()
 	b.counters.connectAccepted.Add(1)
 	c.scheduleTimer()
-	c.log.Info("connected", "identity", c.grant.Identity, "version", c.version, "session_present", present)
+	c.log().Info("connected", "identity", c.grant.Identity, "version", c.version, "session_present", present)
 	b.hooks.sessionEstablished(c, pk)
 	return nil
 }

@@ -13,12 +13,12 @@ import (
 func (c *conn) disconnected(why *cause) {
 	s := c.session.Load()
 	if s == nil {
-		c.log.Debug("connection ended before CONNECT was accepted", "reason", why.Error())
+		c.log().Debug("connection ended before CONNECT was accepted", "reason", why.Error())
 		return
 	}
 	c.b.counters.connections.Add(-1)
 	c.b.counters.disconnects.add(why.reason, 1)
-	c.log.Info("disconnected", "reason", why.Error())
+	c.log().Info("disconnected", "reason", why.Error())
 	s.mu.Lock()
 	if s.conn.Load() != c {
 		s.mu.Unlock()

@@ -118,7 +118,7 @@ func (c *conn) checkPublish(pk *packets.Packet) *Refusal {
 // refusePublish answers a publish that is not accepted. QoS 0 has no answer: it is counted.
 func (c *conn) refusePublish(s *Session, pk *packets.Packet, r *Refusal) error {
 	c.b.counters.publishRefused.add(r.Code.Reason, 1)
-	c.log.Debug("publish refused", "reason", r.Error(), "topic", clip(pk.TopicName))
+	c.log().Debug("publish refused", "reason", r.Error(), "topic", clip(pk.TopicName))
 	if pk.FixedHeader.Qos == 0 {
 		return nil
 	}
@@ -377,7 +377,8 @@ func (s *Session) rememberInbound(ops []Op, id uint16) []Op {
 	return ops
 }
 
-// commit gives the store what one message causes, as one transaction; the publish waits for it.
+// commit gives the store what one message causes, as one transaction; the publish waits for it. Where nobody waits, as
+// with QoS 0, it need not be on disk at once.
 func (b *Broker) commit(bt *batch, ops []Op, p *inbound) {
 	if p != nil {
 		p.waits.Add(1)
@@ -385,7 +386,7 @@ func (b *Broker) commit(bt *batch, ops []Op, p *inbound) {
 	appended := slices.Clone(bt.queued)
 	clear(bt.queued)
 	bt.queued = bt.queued[:0]
-	b.store.Apply(&Tx{Ops: ops}, func(err error) {
+	b.store.Apply(&Tx{Ops: ops, Lazy: p == nil}, func(err error) {
 		for _, q := range appended {
 			q.session.commitDone(q.seq, err)
 		}

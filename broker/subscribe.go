@@ -94,12 +94,12 @@ func v3Codes(version byte, codes []byte) []byte {
 // checkSubscribe returns the granted QoS, or the reason code of a refusal.
 func (c *conn) checkSubscribe(s *Session, sub *Subscription) byte {
 	if err := topic.CheckFilter(sub.Filter, c.b.limits.TopicLevels); err != nil {
-		c.log.Debug("subscription refused", "error", err)
+		c.log().Debug("subscription refused", "error", err)
 		return packets.ErrTopicFilterInvalid.Code
 	}
 	_, filter := topic.SplitShare(sub.Filter)
 	if !c.b.hooks.allowed(c.client, filter, false) {
-		c.log.Info("subscription refused", "reason", "not authorized", "filter", clip(sub.Filter))
+		c.log().Info("subscription refused", "reason", "not authorized", "filter", clip(sub.Filter))
 		return packets.ErrNotAuthorized.Code
 	}
 	s.mu.Lock()

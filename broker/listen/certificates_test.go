@@ -5,12 +5,9 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -212,51 +209,6 @@ func TestPlainBytesAreRefusedByTLS(t *testing.T) {
 	conn := r.socket(t, "\x10\x0c\x00\x04MQTT\x04\x02\x00\x00\x00\x00")
 	eventually(t, "counted", func() bool { return r.refused.of(listen.ReasonTLS) == 1 })
 	require.NoError(t, conn.Close())
-}
-
-// A peer that does not read must not hold up who closes the connection, nor who waits for a write to end.
-func TestCloseIsPromptWhenThePeerDoesNotRead(t *testing.T) {
-	for _, kind := range []string{"tcp", "tls", "ws", "wss"} {
-		for _, writing := range []bool{true, false} {
-			t.Run(fmt.Sprintf("%s/writing=%v", kind, writing), func(t *testing.T) {
-				r := start(t, listen.Config{Type: kind}, nil)
-				r.dial(t, "")
-				conn := r.accepted(t)
-				ended := make(chan error, 1)
-				var written atomic.Int64
-				fill := func() {
-					for ; ; written.Add(1) {
-						if _, err := conn.Write(make([]byte, 64<<10)); err != nil {
-							ended <- err
-							return
-						}
-					}
-				}
-				if writing {
-					go fill()
-					full := int64(-1)
-					eventually(t, "the socket is full", func() bool {
-						time.Sleep(50 * time.Millisecond) // without progress in this time
-						last := full
-						full = written.Load()
-						return full == last
-					})
-				} else {
-					require.NoError(t, conn.SetWriteDeadline(time.Now().Add(200*time.Millisecond)))
-					fill()
-					var timeout net.Error
-					require.ErrorAs(t, <-ended, &timeout)
-					require.True(t, timeout.Timeout())
-				}
-				begin := time.Now()
-				conn.Close()
-				require.Less(t, time.Since(begin), 3*time.Second)
-				if writing {
-					require.Error(t, <-ended)
-				}
-			})
-		}
-	}
 }
 
 func copyFile(t *testing.T, from, to string) {

@@ -2,6 +2,7 @@ package listen
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/netip"
 	"syscall"
@@ -38,6 +39,16 @@ func (c *Conn) Close() error {
 		defer cut.Stop()
 	}
 	return c.Conn.Close()
+}
+
+// CloseWrite tells the peer that nothing more comes, in the words of every layer, while reading goes on. It may block as
+// a Write does, and is for who has written everything.
+func (c *Conn) CloseWrite() error {
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return half.CloseWrite()
 }
 
 // TLS returns the state of the TLS session, with the client's verified certificates, or nil without TLS.

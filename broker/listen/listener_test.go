@@ -140,9 +140,11 @@ func TestSilentPeersAreCutWhileOthersConnect(t *testing.T) {
 			r := start(t, listen.Config{Type: c.kind, HandshakeTimeout: time.Second, ProxyProtocol: c.proxy,
 				ProxyFrom: loopback}, echo)
 			silent := r.socket(t, c.first)
-			exchange(t, r.dial(t, c.header), "meanwhile")
+			other := r.dial(t, c.header)
+			exchange(t, other, "meanwhile")
 			requireClosed(t, silent)
 			eventually(t, "counted as timeout", func() bool { return r.refused.of(listen.ReasonTimeout) == 1 })
+			exchange(t, other, "thereafter")
 		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -30,7 +31,8 @@ type webSocket struct {
 	message io.Reader // what is being read; nil between messages
 	readErr error     // gorilla/websocket panics when a failed connection is read on and on
 
-	writing sync.Mutex // gorilla/websocket panics when two write at once
+	writing    sync.Mutex // gorilla/websocket panics when two write at once
+	halfClosed atomic.Bool
 }
 
 func newWebSocket(frames *frameConn, ws *websocket.Conn, maxMessage int64) *webSocket {
@@ -41,8 +43,11 @@ func newWebSocket(frames *frameConn, ws *websocket.Conn, maxMessage int64) *webS
 // Read returns the payload of binary messages. Pings are answered and close frames returned from here, so a connection
 // must be read. The end of the stream is io.EOF after a close frame that reports no fault.
 func (s *webSocket) Read(p []byte) (int, error) {
-	if len(p) == 0 || s.readErr != nil {
-		return 0, s.readErr
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if s.readErr != nil {
+		return 0, s.readOn(p)
 	}
 	for {
 		if s.message == nil {
@@ -59,6 +64,19 @@ func (s *webSocket) Read(p []byte) (int, error) {
 		}
 		if n > 0 || s.readErr != nil {
 			return n, s.readErr
+		}
+	}
+}
+
+// readOn is how reading fails after it has failed. After CloseWrite it first gets rid of what still comes, into p:
+// frames cannot be told apart any more where a deadline had ended the reading within one, and nobody wants them.
+func (s *webSocket) readOn(p []byte) error {
+	if !s.halfClosed.Load() || s.readErr != os.ErrDeadlineExceeded {
+		return s.readErr
+	}
+	for {
+		if _, err := s.Conn.Read(p); err != nil {
+			return err
 		}
 	}
 }
@@ -110,6 +128,18 @@ func (s *webSocket) Close() error {
 		s.writing.Unlock()
 	}
 	return s.Conn.Close()
+}
+
+// CloseWrite says goodbye with a close frame and ends the stream below it.
+func (s *webSocket) CloseWrite() error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	s.sendClose(websocket.CloseNormalClosure, "")
+	s.halfClosed.Store(true)
+	if half, ok := s.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
 }
 
 // sendClose sends a close frame. That it could not be sent changes nothing: the connection is at its end.
