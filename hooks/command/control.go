@@ -167,9 +167,9 @@ func (s *Service) retryable(c *command) (ended []target, err error) {
 func (s *Service) revive(c *command) error {
 	c.unstored.Add(1)
 	c.mu.Lock()
-	live := c.live
+	loaded := c.payload.Load() != nil
 	c.mu.Unlock()
-	if live {
+	if loaded {
 		return nil
 	}
 	payload, err := s.store.Payload(c.id)
@@ -183,12 +183,14 @@ func (s *Service) revive(c *command) error {
 		c.unstored.Add(-1)
 		return p
 	}
-	s.active++
 	s.bytes += int64(len(payload))
-	c.payload.Store(&payload)
 	c.mu.Lock()
-	c.live = true
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	c.payload.Store(&payload)
+	if !c.live {
+		c.live = true
+		s.active++
+	}
 	return nil
 }
 

@@ -109,40 +109,55 @@ func (s *Service) changed(c *command) {
 }
 
 // finish ends the command if nothing more is to come, and keeps its counts in the store. While a transition is not
-// counted yet, it waits for that one: so the stored counts are complete.
+// counted yet, it waits for that one: so the stored counts are complete. A command that has come to life again, because a
+// device that was through with it says that it is at work, is unfinished from then on.
 func (s *Service) finish(c *command) {
 	c.mu.Lock()
-	if c.record.Counts.open(c.awaitsResult) > 0 || c.unstored.Load() > 0 {
-		c.mu.Unlock()
-		return
+	open := c.record.Counts.open(c.awaitsResult) > 0
+	var released *[]byte
+	changed := c.live != open && (open || c.unstored.Load() == 0)
+	if !open && c.unstored.Load() == 0 {
+		c.closeLocked(s)
+		released = c.payload.Swap(nil)
 	}
-	if !c.closed {
-		c.closed = true
-		c.record.Finished = nowMillis()
-		r := c.record
-		s.store.Apply(&Tx{Commands: []*Record{&r}, Lazy: true}, func(err error) {
-			if err != nil { // they are counted again at the next start
-				s.log.Warn("counts of a finished command not stored", "error", err, "command_id", c.id)
-			}
-		})
+	if changed {
+		c.live = open
 	}
-	live := c.live
-	c.live = false
 	counts := c.record.Counts
 	c.mu.Unlock()
-	if live {
+	switch {
+	case changed && open:
+		s.mu.Lock()
+		s.active++
+		s.mu.Unlock()
+	case changed:
 		s.log.Info("command finished", "command_id", c.id, "trace_id", c.traceID(), "total", counts.Total,
 			"succeeded", counts.Succeeded, "delivered", counts.Delivered)
-		s.release(c)
+		s.release(c, released)
 	}
 }
 
+// closeLocked keeps the final counts, if the store does not have them.
+func (c *command) closeLocked(s *Service) {
+	if c.closed {
+		return
+	}
+	c.closed = true
+	c.record.Finished = nowMillis()
+	r := c.record
+	s.store.Apply(&Tx{Commands: []*Record{&r}, Lazy: true}, func(err error) {
+		if err != nil { // they are counted again at the next start
+			s.log.Warn("counts of a finished command not stored", "error", err, "command_id", c.id)
+		}
+	})
+}
+
 // release gives back what a command took while it was unfinished.
-func (s *Service) release(c *command) {
+func (s *Service) release(c *command, payload *[]byte) {
 	s.mu.Lock()
 	s.active--
-	if p := c.payload.Swap(nil); p != nil {
-		s.bytes -= int64(len(*p))
+	if payload != nil {
+		s.bytes -= int64(len(*payload))
 	}
 	s.mu.Unlock()
 	s.ended.put(c)

@@ -256,7 +256,7 @@ func (s *Service) admit(is *issue) {
 	s.announce(c)
 	s.enqueue(c, entries)
 	if len(entries) == 0 {
-		s.release(c)
+		s.release(c, c.payload.Swap(nil))
 	}
 	for _, answer := range waiting {
 		answer(st, nil)
