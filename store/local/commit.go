@@ -90,7 +90,9 @@ func (db *DB) commitBatch(writes []write) (errs []error, err error) {
 		if w.frees {
 			err = remove
 		}
-		if err == nil {
+		if err != nil {
+			err = fmt.Errorf("write to store: %w", err)
+		} else {
 			err = applyTo(batch, w)
 		}
 		sync = sync || w.sync && err == nil
