@@ -276,7 +276,7 @@ func FuzzRules(f *testing.F) {
 }
 
 func BenchmarkOnACLCheck(b *testing.B) {
-	rules := "rules:\n  - {deny: all, topics: ['plant/secret/#']}\n  - {allow: publish, who: {user: svc}, topics: ['x/#']}\n"
+	rules := "rules: [{deny: all, topics: ['plant/secret/#']}, {allow: publish, who: {user: svc}, topics: ['x/#']}]"
 	for _, c := range []struct{ name, rules, user, topic string }{
 		{"default", "", "", "devices/pump-7/up/telemetry"},
 		{"rules", rules, "", "devices/pump-7/up/telemetry"},

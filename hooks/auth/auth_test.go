@@ -248,6 +248,7 @@ func TestStoreFailureIsNotARefusalForGood(t *testing.T) {
 	}
 	_, err := w.Register(t.Context(), w.request("pump-2"))
 	require.ErrorContains(t, err, "disk")
+	require.Contains(t, w.logs.String(), "registration failed")
 }
 
 func TestStoreThatLostItsContentsKeepsTokensValid(t *testing.T) {

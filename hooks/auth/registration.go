@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -56,7 +57,23 @@ func (s *Service) Register(ctx context.Context, r RegisterRequest) (Registration
 				"remote", r.Remote.String(), "reason", err.Error())
 		}
 	}
+	s.logTrouble("registration failed", r.DeviceID, err)
 	return registration, err
+}
+
+// logTrouble logs an error that is not the caller's: what the caller is told says nothing of the store.
+func (s *Service) logTrouble(what, device string, err error) {
+	if err == nil || errors.As(err, new(*FieldError)) ||
+		slices.ContainsFunc(refusals, func(r error) bool { return errors.Is(err, r) }) {
+		return
+	}
+	s.log.Error(what, "client_id", device, "error", err)
+}
+
+// refusals are the errors that say what the caller did wrong.
+var refusals = []error{
+	ErrUnauthorized, ErrTimestamp, ErrReplayed, ErrDeviceDisabled, ErrOtherProduct, ErrTooMany,
+	ErrTokenInvalid, ErrTokenExpired, ErrTokenRevoked, context.Canceled,
 }
 
 func (s *Service) register(ctx context.Context, r RegisterRequest) (Registration, error) {
@@ -169,6 +186,7 @@ func (s *Service) Refresh(ctx context.Context, token string, remote netip.Addr) 
 	if errors.Is(err, ErrTokenInvalid) {
 		s.countGuess(remote, "")
 	}
+	s.logTrouble("refresh failed", registration.DeviceID, err)
 	return registration, err
 }
 

@@ -17,7 +17,7 @@ type Config struct {
 
 // BanConfig says when an address is banned because its logins fail.
 type BanConfig struct {
-	Failures int            `yaml:"failures" default:"20" doc:"Failed logins within window that ban a source address; 0: never."`
+	Failures int            `yaml:"failures" default:"20" doc:"Failed logins within window that ban an address; 0: never."`
 	Window   time.Duration  `yaml:"window" default:"1m" doc:"Time in which failures are counted, 1s to 24h."`
 	Duration time.Duration  `yaml:"duration" default:"5m" doc:"How long a ban lasts, 1s to 720h."`
 	Exempt   []netip.Prefix `yaml:"exempt" doc:"Address ranges that failures never ban, such as a shared NAT gateway."`
