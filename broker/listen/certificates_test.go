@@ -202,6 +202,8 @@ func TestSwappedLinksAreReloaded(t *testing.T) {
 	publish("..v2", "new.example")
 	require.NoError(t, os.RemoveAll(filepath.Join(root, "..v1")))
 	eventually(t, "the new certificate is used", func() bool { return r.names(t) == "new.example" })
+	publish("..v3", "newest.example")
+	eventually(t, "the next one, too", func() bool { return r.names(t) == "newest.example" })
 }
 
 func TestPlainBytesAreRefusedByTLS(t *testing.T) {

@@ -109,6 +109,10 @@ func TestHalfClose(t *testing.T) {
 			require.Equal(t, "last word", string(got))
 			_, err = client.Read(got)
 			require.Error(t, err)
+			if ws, ok := client.(*wsClient); ok {
+				_, err = ws.NetConn().Read(got)
+				require.ErrorIs(t, err, io.EOF, "the stream ends below the close frame")
+			}
 			require.NoError(t, client.Close())
 			if err := <-drained; err != nil {
 				require.NotErrorIs(t, err, os.ErrDeadlineExceeded)

@@ -241,6 +241,16 @@ func TestCloseReleasesEverything(t *testing.T) {
 	eventually(t, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })
 }
 
+func TestCloseEndsWhatNobodyAccepted(t *testing.T) {
+	l, err := listen.New(listen.Config{Type: "ws", Address: "127.0.0.1:0"})
+	require.NoError(t, err)
+	r := &rig{Listener: l, cfg: listen.Config{Type: "ws"}}
+	client := r.dial(t, "") // the upgrade is finished, and there is no Accept
+	require.NoError(t, l.Close())
+	_, err = client.Read(make([]byte, 1))
+	require.Error(t, err)
+}
+
 func TestAcceptedConnectionsOutliveTheListener(t *testing.T) {
 	for _, kind := range []string{"tcp", "wss"} {
 		t.Run(kind, func(t *testing.T) {
