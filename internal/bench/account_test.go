@@ -189,10 +189,9 @@ func TestADisconnectedClientIsReported(t *testing.T) {
 }
 
 func TestAnInterruptEndsTheRunWithAReport(t *testing.T) {
-	b := (&fakeBroker{}).start(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	b.publish = cancel
+	b := (&fakeBroker{publish: cancel}).start(t)
 	cfg := quick(ModeFanIn, b.address(), 1)
 	cfg.Messages, cfg.Duration, cfg.Rate = 0, time.Hour, 100
 	r, err := Run(ctx, cfg)

@@ -207,8 +207,21 @@ func (c *Comparison) writeVerdict(w io.Writer) error {
 	for _, fault := range c.Faults {
 		text += "  " + fault + "\n"
 	}
+	if share := c.noise(); share >= noisy {
+		text += fmt.Sprintf("Other programs took up to %.0f %% of the machine: rates and latencies are not reliable.\n",
+			share*100)
+	}
 	_, err := io.WriteString(w, text)
 	return err
+}
+
+// noise is the largest share that other programs had in any run.
+func (c *Comparison) noise() float64 {
+	share := 0.0
+	for _, run := range c.Runs {
+		share = max(share, run.Report.Others)
+	}
+	return share
 }
 
 // figure prints a number with three significant digits, and a whole number from 100 on.

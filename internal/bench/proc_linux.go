@@ -69,6 +69,29 @@ func (s *ProcessSample) readRollup() {
 	}
 }
 
+// machineCPU is the CPU time that all programs of the machine have used.
+func machineCPU() time.Duration {
+	stat, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0
+	}
+	line, _, _ := bytes.Cut(stat, []byte("\n"))
+	fields := strings.Fields(string(line))
+	var ticks int64
+	for i, field := range fields {
+		// user, nice, system, irq and softirq (proc_stat(5)); 4 and 5 are idle, and guests count within user.
+		if i == 0 || i == 4 || i == 5 || i > 7 {
+			continue
+		}
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return 0
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * clockTick
+}
+
 // ownCPU is the CPU time that this process has used.
 func ownCPU() time.Duration {
 	var usage unix.Rusage

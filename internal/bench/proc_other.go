@@ -13,6 +13,8 @@ func SampleProcess(int) (ProcessSample, error) {
 	return ProcessSample{}, errors.New("the use of a process can be read on Linux only")
 }
 
+func machineCPU() time.Duration { return 0 }
+
 func ownCPU() time.Duration { return 0 }
 
 func precise() func() { return func() {} }

@@ -1,6 +1,9 @@
 package bench
 
-import "time"
+import (
+	"runtime"
+	"time"
+)
 
 // ProcessSample is what a process had used at one moment. Sizes are in bytes; PSS is 0 where it may not be read.
 type ProcessSample struct {
@@ -31,8 +34,11 @@ type Report struct {
 	DeliveryLatency *Latency `json:"delivery_latency,omitempty"`
 	SendLag         *Latency `json:"send_lag,omitempty"`
 
-	Broker Broker         `json:"broker"`
-	Client Client         `json:"client"`
+	Broker Broker `json:"broker"`
+	Client Client `json:"client"`
+	// Others is the part of the machine's CPU time, 0 to 1, that neither the broker nor the bench used in the measured
+	// interval. It is told only where PIDs name the broker. Much of it spoils rates and latencies, less so CPU times.
+	Others float64        `json:"others_cpu_share"`
 	Errors map[string]int `json:"errors,omitempty"`
 }
 
@@ -138,10 +144,22 @@ func (e *engine) report(m marks) *Report {
 		r.Broker.CPUPerMessage = r.Broker.CPUSeconds * 1e6 / float64(counted)
 		r.Client.CPUPerMessage = r.Client.CPUSeconds * 1e6 / float64(counted)
 	}
+	r.Others = r.others(from, m.end)
 	if e.accepted > 0 {
 		r.Broker.BytesPerConnection = float64(grown(m.empty, m.start)) / float64(e.accepted)
 	}
 	return r
+}
+
+// others is the share of the machine that was used by nobody who takes part.
+func (r *Report) others(from, to mark) float64 {
+	available := time.Duration(to.at-from.at).Seconds() * float64(runtime.NumCPU())
+	used := (to.machine - from.machine).Seconds() - r.Broker.CPUSeconds - r.Client.CPUSeconds
+	// Shorter intervals say nothing at the resolution of the kernel's counters.
+	if len(r.Broker.Processes) == 0 || available < 0.5 || used < 0 {
+		return 0
+	}
+	return min(used/available, 1)
 }
 
 func (e *engine) reportConnections(m marks) Connections {

@@ -181,6 +181,7 @@ type mark struct {
 	at                    int64
 	sent, acked, received int64
 	client                time.Duration // CPU time of this process
+	machine               time.Duration // CPU time of all programs
 	broker                []ProcessSample
 }
 
@@ -188,7 +189,7 @@ type marks struct{ empty, connected, start, end mark }
 
 func (e *engine) snapshot() (mark, error) {
 	e.tick()
-	m := mark{at: e.now, sent: e.sent, acked: e.acked, received: e.received, client: ownCPU()}
+	m := mark{at: e.now, sent: e.sent, acked: e.acked, received: e.received, client: ownCPU(), machine: machineCPU()}
 	for _, pid := range e.cfg.PIDs {
 		sample, err := SampleProcess(pid)
 		if err != nil {

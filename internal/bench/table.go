@@ -40,6 +40,9 @@ func (r *Report) WriteTable(w io.Writer) error {
 	return t.Flush()
 }
 
+// noisy is the share of other programs from which on a report warns.
+const noisy = 0.1
+
 type rowFunc func(name, format string, values ...any)
 
 func (r *Report) pace() string {
@@ -81,6 +84,9 @@ func (r *Report) usageRows(row rowFunc) {
 	if len(r.Broker.Processes) > 0 {
 		row("  for each", "%.2f µs CPU a message, %.2f kB a connection",
 			r.Broker.CPUPerMessage, r.Broker.BytesPerConnection/1000)
+	}
+	if r.Others >= noisy {
+		row("other programs", "%.0f %% of the machine: rates and latencies are not reliable", r.Others*100)
 	}
 	row("bench itself", "CPU %.2f s, %.2f µs a message", r.Client.CPUSeconds, r.Client.CPUPerMessage)
 }

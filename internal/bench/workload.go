@@ -52,12 +52,16 @@ func Workloads(s Sizing) []Workload {
 	}
 	paced := load(ModeDeviceToDevice, 1)
 	paced.Rate = s.Rate
+	single := load(ModeFanIn, 1)
+	single.Publishers, single.Inflight = 1000, 1
 	idle := load(ModeIdle, 0)
 	idle.Clients, idle.Settle, idle.Duration = s.Idle, 2*time.Second, 0
 	connecting := load(ModeConnect, 0)
 	connecting.Clients = s.Idle
 	return []Workload{
 		{"QoS 1 in, no subscriber", load(ModeFanIn, 1), []Metric{cpuPerMessage, ackedRate}},
+		// With one message under way for each device there is nothing that a broker could batch.
+		{"QoS 1 in, 1000 devices one by one", single, []Metric{cpuPerMessage, ackedRate}},
 		{"QoS 1 device to device", load(ModeDeviceToDevice, 1), []Metric{cpuPerMessage, receivedRate}},
 		{"QoS 0 fan-out to 500", load(ModeFanOut, 0), []Metric{cpuPerMessage, receivedRate}},
 		{"QoS 0 fan-in of 50", load(ModeFanIn, 0), []Metric{cpuPerMessage, receivedRate}},
