@@ -37,7 +37,7 @@ type Node struct {
 	logLevel *slog.LevelVar
 	closers  closers
 
-	registry  *prometheus.Registry
+	registry  registry
 	store     *local.DB
 	guard     *limit.Guard
 	auth      *auth.Service
@@ -69,10 +69,22 @@ type sink interface {
 	Close(ctx context.Context) error
 }
 
+// registry is where metrics are registered and gathered from.
+type registry interface {
+	prometheus.Registerer
+	prometheus.Gatherer
+}
+
 // New makes a node: it opens the data folder and all ports, but lets nobody in yet. Logs go to logs. When it fails
-// half-way, everything that it had opened is closed again. Its error names what could not be done, on one line.
-func New(cfg Config, logs io.Writer) (_ *Node, err error) {
-	n := &Node{cfg: cfg, logLevel: new(slog.LevelVar), registry: prometheus.NewRegistry()}
+// half-way, everything that it had opened is closed again. Its error names what could not be done, on one line; for a
+// faulty configuration it is conf.Faults.
+func New(cfg Config, logs io.Writer) (*Node, error) {
+	return assemble(cfg, logs, prometheus.NewRegistry())
+}
+
+// assemble wires everything, in the order in which the parts need each other.
+func assemble(cfg Config, logs io.Writer, metrics registry) (_ *Node, err error) {
+	n := &Node{cfg: cfg, logLevel: new(slog.LevelVar), registry: metrics}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.closers.unwind(context.Background()))
