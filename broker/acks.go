@@ -79,6 +79,7 @@ func (q *ackQueue) awaitRoom(c *conn) error {
 		}
 		room := q.room
 		q.mu.Unlock()
+		c.held.Store(true)
 		if !c.wait(room, 0) {
 			return errStopped
 		}

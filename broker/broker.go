@@ -44,7 +44,7 @@ type Broker struct {
 	wheel    *timer.Wheel
 	sessions registry
 	index    *topic.Index[*subscription]
-	retained *topic.Retained[*Message]
+	retained *topic.Retained[*retained]
 	counters counters
 	batches  sync.Pool
 	loads    chan struct{} // how many sessions' queues are read from the store at once
@@ -82,7 +82,7 @@ func New(o Options) (*Broker, error) {
 		log: o.Logger, limits: o.Limits, store: o.Store, auth: o.Authenticator, responseInfo: o.ResponseInformation,
 		server: mqtt.New(&mqtt.Options{Capabilities: capabilities, ClientNetReadBufferSize: 16, Logger: discardLog}),
 		wheel:  timer.New(50*time.Millisecond, 2048),
-		index:  topic.NewIndex[*subscription](), retained: topic.NewRetained[*Message](),
+		index:  topic.NewIndex[*subscription](), retained: topic.NewRetained[*retained](),
 		loads: make(chan struct{}, 8), flushWake: make(chan struct{}, 1),
 		ctx: ctx, cancel: cancel, stopped: make(chan struct{}), flushed: make(chan struct{}),
 		conns: make(map[*conn]struct{}),

@@ -51,8 +51,8 @@ type conn struct {
 	keepAlive   uint16
 
 	timer    timer.Timer
-	lastRead atomic.Int64 // wheel time of the last bytes
-	deadline int64        // wheel time by which CONNECT must be complete
+	held     atomic.Bool  // the broker is holding the client up
+	lastRead atomic.Int64 // of the last bytes, on the wheel's monotonic clock
 	expires  int64        // Unix milliseconds when the grant ends; 0: never
 
 	// Used by the reading goroutine only.
@@ -100,10 +100,8 @@ func (b *Broker) newConn(nc *listen.Conn, listener string) *conn {
 		b: b, nc: nc, raw: newRawIO(nc.Raw()), listener: listener, remote: nc.RemoteAddrPort(),
 		traceID: newTraceID(), accepted: time.Now(), done: make(chan struct{}), problemInfo: true,
 	}
-	now := b.wheel.Now()
-	c.lastRead.Store(now)
-	c.deadline = now + b.limits.ConnectTimeout.Milliseconds()
-	b.wheel.Schedule(&c.timer, c.deadline, c)
+	c.lastRead.Store(b.wheel.Monotonic())
+	b.wheel.ScheduleIn(&c.timer, b.limits.ConnectTimeout, c)
 	return c
 }
 
@@ -127,28 +125,35 @@ func (c *conn) Fire(now int64) {
 		c.stop(cause{reason: "grant_expired", code: codeMaximumConnectTime, tell: true})
 		return
 	}
-	if silent := c.silentAt(); silent != 0 && now >= silent {
+	if left, has := c.patience(); has && left <= 0 {
 		c.stop(cause{reason: "keep_alive_timeout", code: packets.ErrKeepAliveTimeout, tell: true})
 		return
 	}
 	c.scheduleTimer()
 }
 
-// silentAt is when the client will have been silent for one and a half times its keep-alive [MQTT-3.1.2-22].
-func (c *conn) silentAt() int64 {
+// patience is how long the client may still be silent: one and a half times its keep-alive [MQTT-3.1.2-22]. While the
+// broker holds it up, its silence does not count.
+func (c *conn) patience() (left time.Duration, has bool) {
 	if c.keepAlive == 0 {
-		return 0
+		return 0, false
 	}
-	return c.lastRead.Load() + int64(c.keepAlive)*1500
+	if c.held.Load() {
+		return time.Duration(c.keepAlive) * 1500 * time.Millisecond, true
+	}
+	silent := time.Duration(c.b.wheel.Monotonic()-c.lastRead.Load()) * time.Millisecond
+	return time.Duration(c.keepAlive)*1500*time.Millisecond - silent, true
 }
 
 func (c *conn) scheduleTimer() {
-	at := c.silentAt()
-	if c.expires != 0 && (at == 0 || c.expires < at) {
-		at = c.expires
+	left, has := c.patience()
+	if c.expires != 0 {
+		if until := time.Duration(c.expires-c.b.wheel.Now()) * time.Millisecond; !has || until < left {
+			left, has = until, true
+		}
 	}
-	if at != 0 {
-		c.b.wheel.Schedule(&c.timer, at, c)
+	if has {
+		c.b.wheel.ScheduleIn(&c.timer, left, c)
 	}
 }
 
@@ -237,7 +242,7 @@ func (c *conn) process() (err error) {
 		c.raw.rused += c.raw.rn
 		buf, used = c.raw.rbuf, c.raw.rused
 	}
-	c.lastRead.Store(c.b.wheel.Now())
+	c.lastRead.Store(c.b.wheel.Monotonic())
 	consumed, err := c.feed(bt, buf[:used])
 	if err == nil {
 		err = c.keep(buf, used, consumed)
@@ -314,9 +319,6 @@ func (c *conn) keep(buf []byte, used, consumed int) error {
 // exceeded, while what it must read piles up, while more of its publishes wait for acceptance than it may have, and
 // for a bounded time while a subscriber that it publishes to catches up.
 func (c *conn) throttle(bt *batch) error {
-	if room := bt.takeRoom(); room != nil {
-		c.awaitSubscribers(room)
-	}
 	for {
 		room := c.awaitRoom()
 		if room == nil {
@@ -326,11 +328,22 @@ func (c *conn) throttle(bt *batch) error {
 			return errStopped
 		}
 	}
+	if room := bt.takeRoom(); room != nil {
+		c.held.Store(true)
+		c.awaitSubscribers(room)
+	}
 	if err := c.acks.awaitRoom(c); err != nil {
 		return err
 	}
-	if pause := c.rate.take(c.b.limits.PublishRate, bt.published); pause > 0 && !c.wait(nil, pause) {
-		return errStopped
+	if pause := c.rate.take(c.b.limits.PublishRate, bt.published); pause > 0 {
+		c.held.Store(true)
+		if !c.wait(nil, pause) {
+			return errStopped
+		}
+	}
+	if c.held.Load() {
+		c.lastRead.Store(c.b.wheel.Monotonic())
+		c.held.Store(false)
 	}
 	return nil
 }

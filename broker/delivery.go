@@ -106,8 +106,8 @@ func (s *Session) admit(d *delivery, pub *inbound) bool {
 // gate makes pub wait until this queue is within its bound again, or gateFor has passed.
 func (s *Session) gate(pub *inbound) {
 	if len(s.gates) == 0 {
-		s.gatedTill = s.b.wheel.Now() + gateFor.Milliseconds()
-		s.b.wheel.Schedule(&s.timer, s.gatedTill, s)
+		s.gatedTill = s.b.wheel.Monotonic() + gateFor.Milliseconds()
+		s.b.wheel.ScheduleIn(&s.timer, gateFor, s)
 	}
 	s.gates = append(s.gates, pub)
 	pub.waits.Add(1)
@@ -115,8 +115,8 @@ func (s *Session) gate(pub *inbound) {
 }
 
 // closeGates takes the waiting publishes when their time is up, and declares the session stalled.
-func (s *Session) closeGates(now int64) []*inbound {
-	if len(s.gates) == 0 || now < s.gatedTill {
+func (s *Session) closeGates() []*inbound {
+	if len(s.gates) == 0 || s.b.wheel.Monotonic() < s.gatedTill {
 		return nil
 	}
 	s.stalled = true

@@ -309,10 +309,7 @@ func (b *Broker) load() error {
 		return nil
 	}
 	if err := b.store.Retained(func(m *Message) error {
-		b.retained.Set(m.Topic, m)
-		if m.Expires != 0 {
-			b.expireRetained(m)
-		}
+		b.keepRetained(m)
 		return nil
 	}); err != nil {
 		return fmt.Errorf("load retained messages: %w", err)

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"strings"
-	"time"
 	"unsafe"
 
 	"github.com/penstockmq/penstock/broker/wire"
@@ -33,11 +32,6 @@ type Message struct {
 
 // Properties are the MQTT 5 PUBLISH properties that the server forwards unaltered (MQTT 5, 3.3.2.3).
 type Properties = wire.Properties
-
-// Expired reports whether the message's expiry interval had passed at now.
-func (m *Message) Expired(now time.Time) bool {
-	return m.Expires != 0 && now.UnixMilli() >= m.Expires
-}
 
 func (m *Message) expiredAt(millis int64) bool { return m.Expires != 0 && millis >= m.Expires }
 

@@ -191,7 +191,7 @@ func (c *conn) wrote(data []byte) (more []byte) {
 	if len(more) == 0 {
 		more, o.writing = nil, false
 	}
-	if o.slow && more == nil && c.b.wheel.Now() >= o.slowTo {
+	if o.slow && more == nil && c.b.wheel.Monotonic() >= o.slowTo {
 		o.slow = false
 	}
 	o.signal()
@@ -248,7 +248,7 @@ func (c *conn) awaitRoom() <-chan struct{} {
 // is dropped without waiting.
 func (c *conn) markSlow() {
 	c.out.mu.Lock()
-	c.out.slow, c.out.slowTo = true, c.b.wheel.Now()+slowFor.Milliseconds()
+	c.out.slow, c.out.slowTo = true, c.b.wheel.Monotonic()+slowFor.Milliseconds()
 	c.out.mu.Unlock()
 }
 

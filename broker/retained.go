@@ -10,18 +10,15 @@ import (
 func (b *Broker) retain(bt *batch, m *Message, ops []Op) []Op {
 	stored := b.store != nil && !IsSys(m.Topic)
 	if len(m.Payload) == 0 {
-		if b.retained.Delete(m.Topic) && stored {
+		if b.dropRetained(m.Topic) && stored {
 			ops = append(ops, Op{Kind: OpDeleteRetained, Topic: bt.keep(m).Topic})
 		}
 		b.hooks.retained(m, false)
 		return ops
 	}
 	held := bt.keep(m)
-	b.retained.Set(held.Topic, held)
+	b.keepRetained(held)
 	b.hooks.retained(m, true)
-	if held.Expires != 0 {
-		b.expireRetained(held)
-	}
 	if stored {
 		ops = append(ops, Op{Kind: OpPutRetained, Message: held})
 	}
@@ -33,9 +30,9 @@ func (b *Broker) retain(bt *batch, m *Message, ops []Op) []Op {
 func (b *Broker) sendRetained(c *conn, s *Session, sub Subscription, filter string) {
 	var matching []*Message
 	now := b.wheel.Now()
-	b.retained.Match(filter, func(_ string, m *Message) bool {
-		if !m.expiredAt(now) && !(sub.NoLocal && m.Origin == s.id) {
-			matching = append(matching, m)
+	b.retained.Match(filter, func(_ string, r *retained) bool {
+		if m := r.message; !m.expiredAt(now) && !(sub.NoLocal && m.Origin == s.id) {
+			matching = append(matching, r.message)
 		}
 		return true
 	})
@@ -85,27 +82,41 @@ func (b *Broker) sendRetainedChunk(c *conn, s *Session, sub Subscription, messag
 	}
 }
 
-// retainedTimer removes a retained message when its expiry interval has passed.
-type retainedTimer struct {
-	b    *Broker
-	m    *Message
-	slot timer.Timer
+// retained is the retained message of one topic; its timer runs when the message has an expiry interval.
+type retained struct {
+	b       *Broker
+	message *Message
+	timer   timer.Timer
 }
 
-// Fire removes the message unless another has taken its place.
-func (t *retainedTimer) Fire(int64) {
-	b := t.b
-	if current, ok := b.retained.Get(t.m.Topic); !ok || current != t.m {
+func (b *Broker) keepRetained(m *Message) {
+	old, replaced := b.retained.Get(m.Topic)
+	r := &retained{b: b, message: m}
+	b.retained.Set(m.Topic, r)
+	if m.Expires != 0 {
+		b.wheel.Schedule(&r.timer, m.Expires, r)
+	}
+	if replaced {
+		b.wheel.Cancel(&old.timer)
+	}
+}
+
+func (b *Broker) dropRetained(topic string) bool {
+	old, ok := b.retained.Get(topic)
+	if ok {
+		b.wheel.Cancel(&old.timer)
+	}
+	return b.retained.Delete(topic)
+}
+
+// Fire removes the message, whose expiry interval has passed, unless another has taken its place.
+func (r *retained) Fire(int64) {
+	name := r.message.Topic
+	if !r.b.retained.DeleteIf(name, func(current *retained) bool { return current == r }) {
 		return
 	}
-	b.retained.Delete(t.m.Topic)
-	if b.store != nil {
-		b.store.Apply(&Tx{Ops: []Op{{Kind: OpDeleteRetained, Topic: t.m.Topic}}, Lazy: true}, nil)
+	if r.b.store != nil && !IsSys(name) {
+		r.b.store.Apply(&Tx{Ops: []Op{{Kind: OpDeleteRetained, Topic: name}}, Lazy: true}, nil)
 	}
-	b.hooks.retainedExpired(t.m.Topic)
-}
-
-func (b *Broker) expireRetained(m *Message) {
-	t := &retainedTimer{b: b, m: m}
-	b.wheel.Schedule(&t.slot, m.Expires, t)
+	r.b.hooks.retainedExpired(name)
 }

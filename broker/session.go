@@ -76,9 +76,9 @@ func (s *Session) isRecorded() bool {
 }
 
 // Fire is the session's timer.
-func (s *Session) Fire(now int64) {
+func (s *Session) Fire(int64) {
 	s.mu.Lock()
-	online, gates := s.online(), s.closeGates(now)
+	online, gates := s.online(), s.closeGates()
 	s.mu.Unlock()
 	s.b.release(s, gates)
 	if online || s.b.ctx.Err() != nil {

@@ -23,9 +23,6 @@ func (c *conn) handleSubscribe(bt *batch, pk *packets.Packet) error {
 			Filter: strings.Clone(f.Filter), QoS: f.Qos, NoLocal: f.NoLocal,
 			RetainAsPublished: f.RetainAsPublished, RetainHandling: f.RetainHandling, Identifier: uint32(f.Identifier),
 		}
-		if sub.NoLocal && strings.HasPrefix(sub.Filter, "$share/") {
-			return protocolError(packets.ErrProtocolViolationInvalidSharedNoLocal) // [MQTT-3.8.3-4]
-		}
 		if codes[i] = c.checkSubscribe(s, &sub); codes[i] >= packets.ErrUnspecifiedError.Code {
 			continue
 		}
@@ -39,11 +36,10 @@ func (c *conn) handleSubscribe(bt *batch, pk *packets.Packet) error {
 		}
 	}
 	id, version := pk.PacketID, c.version
-	answered := *pk
-	answered.Filters = slices.Clone(pk.Filters)
+	answered := answeredBy(pk)
 	c.whenStored(ops, func() {
-		c.append(func(dst []byte) []byte { return wire.AppendSuback(dst, version, id, v3Codes(version, codes)) })
-		c.b.hooks.subscribed(c, &answered, codes)
+		c.append(func(dst []byte) []byte { return wire.AppendSuback(dst, version, id, codes) })
+		c.b.hooks.subscribed(c, answered, codes)
 	}, func() {
 		for _, sub := range replay {
 			c.b.sendRetained(c, s, sub, sub.Filter)
@@ -77,18 +73,17 @@ func (c *conn) whenStored(ops []Op, answer, after func(), hasAfter bool) {
 	})
 }
 
-// v3Codes maps reason codes to the one failure code of MQTT 3.1.1 [MQTT-3.9.3-2].
-func v3Codes(version byte, codes []byte) []byte {
-	if version >= 5 {
-		return codes
+// answeredBy is what hooks are shown when a SUBSCRIBE or UNSUBSCRIBE has been answered, which may be after the read
+// buffer that pk aliases is in use again.
+func answeredBy(pk *packets.Packet) *packets.Packet {
+	shown := &packets.Packet{
+		FixedHeader: pk.FixedHeader, PacketID: pk.PacketID, ProtocolVersion: pk.ProtocolVersion,
+		Filters: slices.Clone(pk.Filters),
 	}
-	mapped := slices.Clone(codes)
-	for i, code := range mapped {
-		if code >= packets.ErrUnspecifiedError.Code {
-			mapped[i] = packets.ErrUnspecifiedError.Code
-		}
+	for i := range shown.Filters {
+		shown.Filters[i].Filter = strings.Clone(shown.Filters[i].Filter)
 	}
-	return mapped
+	return shown
 }
 
 // checkSubscribe returns the granted QoS, or the reason code of a refusal.
@@ -164,10 +159,9 @@ func (c *conn) handleUnsubscribe(bt *batch, pk *packets.Packet) {
 		}
 	}
 	id, version := pk.PacketID, c.version
-	answered := *pk
-	answered.Filters = slices.Clone(pk.Filters)
+	answered := answeredBy(pk)
 	c.whenStored(ops, func() {
 		c.append(func(dst []byte) []byte { return wire.AppendUnsuback(dst, version, id, codes) })
-		c.b.hooks.unsubscribed(c, &answered)
+		c.b.hooks.unsubscribed(c, answered)
 	}, func() {}, false)
 }
