@@ -3,6 +3,7 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -19,6 +20,7 @@ const (
 	longestPause  = 5 * time.Second
 	pauseGrowth   = 2
 	spoolTryAgain = time.Second // after the spool could not be read
+	warnAgain     = time.Minute // after the same error was logged as a warning
 )
 
 // run owns the producers: it makes one, feeds it until it fails, cleans up after it, pauses, and makes the next.
@@ -48,12 +50,18 @@ func (u *Uplink) run() {
 
 func (u *Uplink) note(err error, pause time.Duration) {
 	u.m.kafkaErrors.WithLabelValues(errorKind(err)).Inc()
+	level := slog.LevelWarn
 	u.mu.Lock()
+	if now := time.Now(); u.lastErr == nil || u.lastErr.Error() != err.Error() || now.Sub(u.warned) > warnAgain {
+		u.warned = now
+	} else {
+		level = slog.LevelDebug // a long outage does not fill the log
+	}
 	u.lastErr, u.errAt = err, time.Now()
 	u.mu.Unlock()
 	stats := u.spool.Stats()
-	u.log.Warn("Kafka does not take the uplink; it goes to the spool", "error", err, "spool_messages", stats.Messages,
-		"spool_bytes", stats.Bytes, "next_try_s", pause.Seconds())
+	u.log.Log(u.ctx, level, "Kafka does not take the uplink; it goes to the spool", "error", err,
+		"spool_messages", stats.Messages, "spool_bytes", stats.Bytes, "next_try_s", pause.Seconds())
 }
 
 func (u *Uplink) begin(p *producer) {

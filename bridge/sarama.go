@@ -14,8 +14,8 @@ import (
 
 // Retries inside sarama bridge a change of leader. They are few: a longer trouble is for the spool.
 const (
-	produceRetries  = 5
-	metadataRetries = 5
+	produceRetries  = 3
+	metadataRetries = 3
 	retryBackoff    = 150 * time.Millisecond
 )
 

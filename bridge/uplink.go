@@ -108,6 +108,7 @@ type Uplink struct {
 	since    time.Time
 	lastErr  error
 	errAt    time.Time
+	warned   time.Time // when an error was last logged as a warning
 }
 
 // removal is a head of the spool that can go.
