@@ -34,20 +34,7 @@ prints what there is. The exit code is 1 when a message was lost or a connection
 			if token != "" {
 				cfg.Password = token
 			}
-			if err := cfg.Validate(); err != nil {
-				return &exitError{exitUsage, err}
-			}
-			report, err := bench.Run(cmd.Context(), cfg)
-			if err != nil {
-				return err
-			}
-			if err := printBench(cmd.OutOrStdout(), report, asJSON); err != nil {
-				return err
-			}
-			if !lossy && !report.Interrupted && !report.Complete() {
-				return errors.New("messages or connections were lost")
-			}
-			return nil
+			return runBench(cmd, cfg, asJSON, lossy)
 		},
 	}
 	flags := cmd.Flags()
@@ -58,6 +45,23 @@ prints what there is. The exit code is 1 when a message was lost or a connection
 	benchFlags(cmd, &cfg)
 	cmd.AddCommand(newBenchCompareCommand())
 	return cmd
+}
+
+func runBench(cmd *cobra.Command, cfg bench.Config, asJSON, lossy bool) error {
+	if err := cfg.Validate(); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	report, err := bench.Run(cmd.Context(), cfg)
+	if err != nil {
+		return err
+	}
+	if err := printBench(cmd.OutOrStdout(), report, asJSON); err != nil {
+		return err
+	}
+	if !lossy && !report.Interrupted && !report.Complete() {
+		return errors.New("messages or connections were lost")
+	}
+	return nil
 }
 
 // benchFlags binds the configuration of a run.

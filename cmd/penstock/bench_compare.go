@@ -14,13 +14,21 @@ import (
 	"github.com/penstockmq/penstock/internal/bench"
 )
 
+// comparing holds the flags of `penstock bench compare`.
+type comparing struct {
+	asJSON              bool
+	mosquitto, penstock string
+	brokers, only       []string
+	repetitions         int
+	sizing              bench.Sizing
+}
+
 // newBenchCompareCommand is `penstock bench compare`.
 func newBenchCompareCommand() *cobra.Command {
-	var asJSON bool
-	var mosquitto, penstock string
-	var brokers, only []string
-	repetitions := 3
-	sizing := bench.Sizing{Duration: 4 * time.Second, Idle: 10000, Rate: 10000}
+	c := comparing{
+		repetitions: 3,
+		sizing:      bench.Sizing{Duration: 4 * time.Second, Idle: 10000, Rate: 10000},
+	}
 	cmd := &cobra.Command{
 		Use:   "compare",
 		Short: "Run the same work on Penstock and mosquitto in turn, and print the ratios",
@@ -30,39 +38,41 @@ Each run starts a fresh broker on a free port of the loopback, with nothing kept
 brokers join with --broker; they are not restarted. The exit code is 1 when a run failed or anything was lost; ratios
 have no part in it.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			contenders, err := benchContenders(mosquitto, penstock, brokers)
-			if err != nil {
-				return &exitError{exitUsage, err}
-			}
-			workloads := chosen(bench.Workloads(sizing), only)
-			if len(workloads) == 0 {
-				return &exitError{exitUsage, fmt.Errorf("no work is called %s", strings.Join(only, " or "))}
-			}
-			if repetitions < 1 {
-				return &exitError{exitUsage, errors.New("--repetitions must be at least 1")}
-			}
-			comparison := bench.Compare(cmd.Context(), contenders, workloads, repetitions, cmd.ErrOrStderr())
-			if err := printBench(cmd.OutOrStdout(), comparison, asJSON); err != nil {
-				return err
-			}
-			if len(comparison.Faults) > 0 {
-				return errors.New("a run failed or lost something")
-			}
-			return nil
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd) },
 	}
 	f := cmd.Flags()
-	f.BoolVar(&asJSON, "json", false, "print JSON, with the report of every run")
-	f.StringVar(&mosquitto, "mosquitto", "mosquitto", "program of mosquitto; empty: leave it out")
-	f.StringVar(&penstock, "penstock", "self", "program of Penstock; self: this one; empty: leave it out")
-	f.StringArrayVar(&brokers, "broker", nil, "another broker that runs: name=host:port,pid=N (may be repeated)")
-	f.StringArrayVar(&only, "only", nil, "run only work whose name contains this (may be repeated)")
-	f.IntVar(&repetitions, "repetitions", repetitions, "runs of each work on each broker; the median counts")
-	f.DurationVar(&sizing.Duration, "duration", sizing.Duration, "length of each measured interval")
-	f.IntVar(&sizing.Idle, "idle-clients", sizing.Idle, "connections where memory and connecting are measured")
-	f.Float64Var(&sizing.Rate, "rate", sizing.Rate, "messages a second where latency is measured")
+	f.BoolVar(&c.asJSON, "json", false, "print JSON, with the report of every run")
+	f.StringVar(&c.mosquitto, "mosquitto", "mosquitto", "program of mosquitto; empty: leave it out")
+	f.StringVar(&c.penstock, "penstock", "self", "program of Penstock; self: this one; empty: leave it out")
+	f.StringArrayVar(&c.brokers, "broker", nil, "another broker that runs: name=host:port,pid=N (may be repeated)")
+	f.StringArrayVar(&c.only, "only", nil, "run only work whose name contains this (may be repeated)")
+	f.IntVar(&c.repetitions, "repetitions", c.repetitions, "runs of each work on each broker; the median counts")
+	f.DurationVar(&c.sizing.Duration, "duration", c.sizing.Duration, "length of each measured interval")
+	f.IntVar(&c.sizing.Idle, "idle-clients", c.sizing.Idle, "connections where memory and connecting are measured")
+	f.Float64Var(&c.sizing.Rate, "rate", c.sizing.Rate, "messages a second where latency is measured")
 	return cmd
+}
+
+func (c *comparing) run(cmd *cobra.Command) error {
+	contenders, err := benchContenders(c.mosquitto, c.penstock, c.brokers)
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	workloads := chosen(bench.Workloads(c.sizing), c.only)
+	if len(workloads) == 0 {
+		return &exitError{exitUsage, fmt.Errorf("no work is called %s", strings.Join(c.only, " or "))}
+	}
+	if c.repetitions < 1 {
+		return &exitError{exitUsage, errors.New("--repetitions must be at least 1")}
+	}
+	comparison := bench.Compare(cmd.Context(), contenders, workloads, c.repetitions, cmd.ErrOrStderr())
+	if err := printBench(cmd.OutOrStdout(), comparison, c.asJSON); err != nil {
+		return err
+	}
+	if len(comparison.Faults) > 0 {
+		return errors.New("a run failed or lost something")
+	}
+	return nil
 }
 
 // benchContenders lists the brokers; the first is the one that ratios refer to.

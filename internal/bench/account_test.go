@@ -231,7 +231,8 @@ func TestLargePayloads(t *testing.T) {
 func TestFaultyConfigurationsAreReportedWhole(t *testing.T) {
 	cfg := Config{Mode: "sideways", QoS: 3, Size: 10, Topic: "a/+"}
 	err := cfg.Validate()
-	for _, key := range []string{"target", "mode", "qos", "version", "size", "inflight", "duration", "timeout", "topic"} {
+	keys := []string{"target", "mode", "qos", "version", "size", "inflight", "duration", "timeout", "topic"}
+	for _, key := range keys {
 		assert.ErrorContains(t, err, key+":")
 	}
 	for _, mode := range Modes() {

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// portsPerSource is how many connections to one address share a local loopback address, below the number of
-	// ephemeral ports that Linux has by default.
-	portsPerSource = 20000
+	// portsPerSource is how many connections share a local loopback address: few enough that the kernel finds a free
+	// one of its about 28,000 ephemeral ports at once.
+	portsPerSource = 5000
 	wakeID         = -1
 )
 

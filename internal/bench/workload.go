@@ -22,7 +22,7 @@ var (
 	receivedRate  = Metric{"delivered", "/s", func(r *Report) float64 { return r.Measured.ReceivedPerSecond }}
 	deliveryP50   = Metric{"delivery, p50", "ms", func(r *Report) float64 { return of(r.DeliveryLatency).P50 }}
 	deliveryP99   = Metric{"delivery, p99", "ms", func(r *Report) float64 { return of(r.DeliveryLatency).P99 }}
-	memory        = Metric{"memory a connection", "kB", func(r *Report) float64 { return r.Broker.BytesPerConnection / 1000 }}
+	memory        = Metric{"memory a connection", "kB", func(r *Report) float64 { return r.Broker.BytesPerConnection / 1e3 }}
 	connectRate   = Metric{"connected", "/s", func(r *Report) float64 { return r.Connections.PerSecond }}
 	connectP99    = Metric{"CONNACK, p99", "ms", func(r *Report) float64 { return of(r.Connections.Latency).P99 }}
 	connectCPU    = Metric{"broker CPU a connection", "µs", func(r *Report) float64 { return r.Broker.CPUPerMessage }}
