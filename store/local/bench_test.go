@@ -2,6 +2,7 @@ package local
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -139,6 +140,30 @@ func BenchmarkDeleteSession(b *testing.B) {
 		store.Apply(&broker.Tx{Ops: make}, func(error) {
 			store.Apply(&broker.Tx{Ops: []broker.Op{{Kind: broker.OpDeleteSession, Session: id}}, Lazy: true},
 				func(error) { <-window })
+		})
+	}
+}
+
+// BenchmarkOpen opens a store that holds 10,000 writes in its log, and one that holds nothing.
+func BenchmarkOpen(b *testing.B) {
+	for _, writes := range []int{0, 10_000} {
+		b.Run(fmt.Sprintf("log=%d", writes), func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				dir := b.TempDir()
+				if writes > 0 {
+					db := open(b, dir, Options{})
+					for i := range writes {
+						db.submit(false, put(fmt.Sprintf("z%05d", i), strings.Repeat("v", 100)), nil)
+					}
+					require.NoError(b, db.Close())
+				}
+				b.StartTimer()
+				db := open(b, dir, Options{})
+				b.StopTimer()
+				require.NoError(b, db.Close())
+				b.StartTimer()
+			}
 		})
 	}
 }

@@ -7,6 +7,9 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
+// keepWrites is up to which capacity the list of a burst of writes is kept for the next ones.
+const keepWrites = 1 << 14
+
 // commitLoop gathers what was submitted while the last batch was being written, and writes it as one: group commit.
 func (db *DB) commitLoop() {
 	defer close(db.stopped)
@@ -31,7 +34,9 @@ func (db *DB) commitLoop() {
 			rest = rest[db.commit(rest):]
 		}
 		clear(writes)
-		spare = writes
+		if spare = writes; cap(spare) > keepWrites {
+			spare = nil
+		}
 		db.mu.Lock()
 		db.inflight = 0
 		db.mu.Unlock()

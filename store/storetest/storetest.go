@@ -73,8 +73,8 @@ func (f *fixture) again() {
 	}
 }
 
-// twice checks something now and after opening the store again. Sessions and Retained are only defined for a store that
-// no transaction was applied to since it was opened, so without reopen nothing is checked that needs them.
+// stored checks what needs Sessions or Retained. Those are only defined for a store to which nothing was applied since it
+// was opened, so it is opened again first, and a store that keeps nothing is not checked.
 func (f *fixture) stored(check func()) {
 	if f.reopen == nil {
 		return
