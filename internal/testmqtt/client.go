@@ -217,10 +217,7 @@ func (c *Client) Drop() { _ = c.Conn.Close() }
 
 // Read returns the next packet, or an error when none came in time or the connection ended.
 func (c *Client) Read(within time.Duration) (pk packets.Packet, err error) {
-	if err := c.Conn.SetReadDeadline(time.Now().Add(within)); err != nil {
-		return pk, err
-	}
-	first, err := c.r.ReadByte()
+	first, body, err := c.ReadRaw(within)
 	if err != nil {
 		return pk, err
 	}
@@ -228,14 +225,25 @@ func (c *Client) Read(within time.Duration) (pk packets.Packet, err error) {
 	if err := pk.FixedHeader.Decode(first); err != nil {
 		return pk, err
 	}
-	if pk.FixedHeader.Remaining, _, err = packets.DecodeLength(c.r); err != nil {
-		return pk, err
-	}
-	body := make([]byte, pk.FixedHeader.Remaining)
-	if _, err := io.ReadFull(c.r, body); err != nil {
-		return pk, err
-	}
+	pk.FixedHeader.Remaining = len(body)
 	return pk, decode(&pk, body)
+}
+
+// ReadRaw returns the first byte of the next packet and what follows its remaining length, as they came.
+func (c *Client) ReadRaw(within time.Duration) (first byte, body []byte, err error) {
+	if err := c.Conn.SetReadDeadline(time.Now().Add(within)); err != nil {
+		return 0, nil, err
+	}
+	if first, err = c.r.ReadByte(); err != nil {
+		return 0, nil, err
+	}
+	remaining, _, err := packets.DecodeLength(c.r)
+	if err != nil {
+		return 0, nil, err
+	}
+	body = make([]byte, remaining)
+	_, err = io.ReadFull(c.r, body)
+	return first, body, err
 }
 
 func decode(pk *packets.Packet, body []byte) error {
@@ -257,6 +265,10 @@ func decode(pk *packets.Packet, body []byte) error {
 	case packets.Unsuback:
 		return pk.UnsubackDecode(body)
 	case packets.Disconnect:
+		if len(body) == 1 { // mochi's decoder loses a reason code that stands alone
+			pk.ReasonCode = body[0]
+			return nil
+		}
 		return pk.DisconnectDecode(body)
 	case packets.Pingresp:
 		return nil
