@@ -20,13 +20,13 @@ type Comparison struct {
 }
 
 // Figure is one metric of one workload: the median of the repetitions for each broker, and its ratio to the first
-// broker's. Ratios are 0 where there is nothing to divide.
+// broker's. What could not be measured, or divided, is nil.
 type Figure struct {
-	Workload string    `json:"workload"`
-	Metric   string    `json:"metric"`
-	Unit     string    `json:"unit"`
-	Values   []float64 `json:"values"`
-	Ratios   []float64 `json:"ratios"`
+	Workload string     `json:"workload"`
+	Metric   string     `json:"metric"`
+	Unit     string     `json:"unit"`
+	Values   []*float64 `json:"values"`
+	Ratios   []*float64 `json:"ratios"`
 }
 
 // Repetition is one run of a comparison.
@@ -121,21 +121,29 @@ func (r *Report) deficit() string {
 	return text
 }
 
-// summarise adds the figures of a workload.
+// summarise adds the figures of a workload, if it was run at all.
 func (c *Comparison) summarise(w Workload) {
+	ran := slices.ContainsFunc(c.Runs, func(r Repetition) bool { return r.Workload == w.Name })
+	if !ran {
+		return
+	}
 	for _, m := range w.Metrics {
 		f := Figure{Workload: w.Name, Metric: m.Name, Unit: m.Unit}
 		for _, broker := range c.Brokers {
 			value := median(c.values(w.Name, broker, m))
 			f.Values = append(f.Values, value)
-			ratio := 0.0
-			if f.Values[0] != 0 {
-				ratio = value / f.Values[0]
-			}
-			f.Ratios = append(f.Ratios, ratio)
+			f.Ratios = append(f.Ratios, ratio(value, f.Values[0]))
 		}
 		c.Figures = append(c.Figures, f)
 	}
+}
+
+func ratio(value, to *float64) *float64 {
+	if value == nil || to == nil || *to == 0 {
+		return nil
+	}
+	r := *value / *to
+	return &r
 }
 
 func (c *Comparison) values(workload, broker string, m Metric) []float64 {
@@ -148,17 +156,15 @@ func (c *Comparison) values(workload, broker string, m Metric) []float64 {
 	return values
 }
 
-// median is 0 of nothing.
-func median(values []float64) float64 {
+// median is nil of nothing.
+func median(values []float64) *float64 {
 	if len(values) == 0 {
-		return 0
+		return nil
 	}
 	slices.Sort(values)
-	middle := len(values) / 2
-	if len(values)%2 == 1 {
-		return values[middle]
-	}
-	return (values[middle-1] + values[middle]) / 2
+	// The same value twice where their number is odd.
+	m := (values[(len(values)-1)/2] + values[len(values)/2]) / 2
+	return &m
 }
 
 // WriteTable prints the comparison for people.
@@ -181,9 +187,9 @@ func (c *Comparison) WriteTable(w io.Writer) error {
 		last = f.Workload
 		fmt.Fprintf(t, "%s\t%s, %s", name, f.Metric, f.Unit)
 		for i, value := range f.Values {
-			fmt.Fprintf(t, "\t%s", figure(value))
+			fmt.Fprintf(t, "\t%s", orDash(value, figure))
 			if i > 0 {
-				fmt.Fprintf(t, "\t%.2f", f.Ratios[i])
+				fmt.Fprintf(t, "\t%s", orDash(f.Ratios[i], func(r float64) string { return fmt.Sprintf("%.2f", r) }))
 			}
 		}
 		fmt.Fprintln(t)
@@ -222,6 +228,13 @@ func (c *Comparison) noise() float64 {
 		share = max(share, run.Report.Others)
 	}
 	return share
+}
+
+func orDash(value *float64, format func(float64) string) string {
+	if value == nil {
+		return "-"
+	}
+	return format(*value)
 }
 
 // figure prints a number with three significant digits, and a whole number from 100 on.

@@ -31,14 +31,6 @@ func appendVarint(b []byte, n int) []byte {
 	return append(b, byte(n))
 }
 
-func varintSize(n int) int {
-	size := 1
-	for ; n >= 0x80; n >>= 7 {
-		size++
-	}
-	return size
-}
-
 func appendString(b []byte, s string) []byte {
 	b = binary.BigEndian.AppendUint16(b, uint16(len(s)))
 	return append(b, s...)

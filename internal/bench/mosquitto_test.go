@@ -156,8 +156,10 @@ func TestCompareRunsEachBrokerAndFindsFaults(t *testing.T) {
 	}
 	c := Compare(context.Background(), contenders, []Workload{work}, 2, io.Discard)
 	require.Len(t, c.Figures, 2)
-	assert.Positive(t, c.Figures[1].Values[0])
-	assert.InDelta(t, c.Figures[1].Values[1]/c.Figures[1].Values[0], c.Figures[1].Ratios[1], 1e-9)
+	delivered := c.Figures[1]
+	assert.Positive(t, *delivered.Values[0])
+	assert.InDelta(t, *delivered.Values[1] / *delivered.Values[0], *delivered.Ratios[1], 1e-9)
+	assert.Nil(t, delivered.Values[2], "it did not start")
 	require.Len(t, c.Faults, 4)
 	assert.Contains(t, c.Faults[0], "1 lost")
 	assert.Contains(t, c.Faults[1], "no such file")
@@ -180,11 +182,12 @@ func TestMedian(t *testing.T) {
 		values []float64
 		want   float64
 	}{
-		{"none", nil, 0}, {"one", []float64{3}, 3}, {"odd", []float64{9, 1, 3}, 3}, {"even", []float64{4, 1, 2, 9}, 3},
+		{"one", []float64{3}, 3}, {"odd", []float64{9, 1, 3}, 3}, {"even", []float64{4, 1, 2, 9}, 3},
 	}
 	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) { assert.Equal(t, c.want, median(c.values)) })
+		t.Run(c.name, func(t *testing.T) { assert.Equal(t, c.want, *median(c.values)) })
 	}
+	assert.Nil(t, median(nil))
 }
 
 func TestSampleProcess(t *testing.T) {
