@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
@@ -90,6 +91,11 @@ func TestRegisterAnswersWithTokenAndNodes(t *testing.T) {
 	claims, err := service.VerifyToken(t.Context(), r.Token)
 	require.NoError(t, err)
 	assert.Equal(t, "pump-1", claims.Subject)
+
+	resp, err := http.Post(base+"/v1/register", "application/x-www-form-urlencoded", strings.NewReader(signed("pump-1")))
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	assert.Equal(t, 200, resp.StatusCode, "as curl -d sends it")
 
 	now, nonce := fmt.Sprint(time.Now().Unix()), "nonce-as-text"
 	resp, text := call(t, "POST", base+"/v1/register", "", signed("pump-1", "timestamp", `"`+now+`"`,

@@ -285,6 +285,7 @@ func TestFailedLogins(t *testing.T) {
 	require.Equal(t, 3, w.failures.count())
 	_, err = w.login("console", "bob", "builder")
 	require.EqualValues(t, 0x9F, code(t, err), "not even the right password is looked at")
+	require.Equal(t, 4, w.failures.count(), "who goes on comes nearer to a ban")
 	_, err = w.login("console", "alice", "wonderland")
 	require.NoError(t, err, "who was verified lately is not held back")
 	_, err = w.login("pump-1", "", token)

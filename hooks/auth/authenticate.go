@@ -58,8 +58,8 @@ func (s *Service) recognise(ctx context.Context, c *broker.ConnectRequest) verdi
 		return issuer.recognise(ctx, c)
 	}
 	if s.webhook != nil {
-		if s.throttled(c) {
-			return tooManyFailures("webhook")
+		if held := s.throttled(c, "webhook"); held.err != nil {
+			return held
 		}
 		if v := s.webhook.recognise(ctx, c, s.now()); v.method != "" {
 			return v
@@ -98,8 +98,8 @@ func (s *Service) byPassword(ctx context.Context, c *broker.ConnectRequest) verd
 		v.grant = broker.Grant{Identity: "user:" + c.Username, Username: c.Username}
 		return v
 	}
-	if s.throttled(c) {
-		return tooManyFailures("password")
+	if held := s.throttled(c, v.method); held.err != nil {
+		return held
 	}
 	ok, err := s.users.verify(ctx, c.Username, c.Password, s.now)
 	switch {
@@ -142,16 +142,19 @@ func unavailable(err error) *broker.Refusal {
 	return broker.Refuse(packets.ErrServerUnavailable, "%s", err)
 }
 
-func tooManyFailures(method string) verdict {
-	return verdict{method: method, err: broker.Refuse(packets.ErrConnectionRateExceeded, "too many failed logins")}
-}
-
-// throttled reports whether the source or the user name failed too often lately. Only what can be guessed is throttled,
-// so that nobody can keep a device with a token away by failing in its name.
-func (s *Service) throttled(c *broker.ConnectRequest) bool {
+// throttled refuses when the source or the user name failed too often lately. Only what can be guessed is throttled, so
+// that nobody can keep a device with a token away by failing in its name. A source that goes on regardless comes nearer
+// to its ban; whoever is held back because others tried his name does not.
+func (s *Service) throttled(c *broker.ConnectRequest, method string) verdict {
 	now := s.now()
-	return s.guesses.empty(sourceKey(c.Remote.Addr()), now) ||
-		c.Username != "" && s.guesses.empty("user "+c.Username, now)
+	source := s.guesses.empty(sourceKey(c.Remote.Addr()), now)
+	if !source && (c.Username == "" || !s.guesses.empty("user "+c.Username, now)) {
+		return verdict{}
+	}
+	return verdict{
+		method: method, guessed: source,
+		err: broker.Refuse(packets.ErrConnectionRateExceeded, "too many failed logins"),
+	}
 }
 
 func (s *Service) countGuess(remote netip.Addr, username string) {

@@ -27,7 +27,7 @@ type Config struct {
 
 // TokenConfig is about the tokens that this node issues to devices.
 type TokenConfig struct {
-	Secret        conf.Secret   `yaml:"secret" doc:"Key that signs device tokens; absent: made once and kept in the store."`
+	Secret        conf.Secret   `yaml:"secret" doc:"Key that signs device tokens; absent: made once, and stored."`
 	TTL           time.Duration `yaml:"ttl" default:"24h" doc:"Life of a device token, 1s to max_ttl."`
 	MaxTTL        time.Duration `yaml:"max_ttl" default:"8760h" doc:"Longest life that an operator may give to a token."`
 	RefreshWindow time.Duration `yaml:"refresh_window" default:"0s" doc:"How long after expiry refresh works."`
@@ -79,7 +79,7 @@ type IssuerConfig struct {
 type WebhookConfig struct {
 	URL       string                 `yaml:"url" doc:"Address that decides on logins; empty: none."`
 	Timeout   time.Duration          `yaml:"timeout" default:"2s" doc:"Time for one answer, 10ms to 30s."`
-	CacheTTL  time.Duration          `yaml:"cache_ttl" default:"30s" doc:"How long an answer holds, 0s (not cached) to 1h."`
+	CacheTTL  time.Duration          `yaml:"cache_ttl" default:"30s" doc:"How long an answer holds, 0s (not) to 1h."`
 	CacheSize int                    `yaml:"cache_size" default:"10000" doc:"Answers kept, 1 to 1000000."`
 	Headers   map[string]conf.Secret `yaml:"headers" doc:"HTTP headers to send, for example Authorization."`
 	Trusted   bool                   `yaml:"trusted" default:"false" doc:"May vouch for names in users and admins."`

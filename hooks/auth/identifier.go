@@ -9,7 +9,7 @@ import (
 const maxIdentifier = 128
 
 // CheckDeviceID says what is wrong with an identifier that a device wants to register, or nil. An identifier becomes a
-// topic level, a key in stores and a part of URLs: 1 to 128 characters of A-Z a-z 0-9 . _ : @ -, of which the first is a
+// topic level, a key in stores and a part of URLs: 1 to 128 characters of A-Z a-z 0-9 . _ : @ -, the first of them a
 // letter or a digit.
 func CheckDeviceID(id string) error {
 	if id == "" || len(id) > maxIdentifier {

@@ -45,9 +45,13 @@ func TestRegister(t *testing.T) {
 		}, auth.ErrUnauthorized, ""},
 		{"another product's secret", func(r *auth.RegisterRequest) { r.Product = "valve" }, auth.ErrUnauthorized, ""},
 		{"signed for another device", func(r *auth.RegisterRequest) { r.DeviceID += "x" }, auth.ErrUnauthorized, ""},
-		{"signed for another time", func(r *auth.RegisterRequest) { r.Timestamp = "0" + r.Timestamp }, auth.ErrUnauthorized, ""},
+		{"signed for another time", func(r *auth.RegisterRequest) {
+			r.Timestamp = "0" + r.Timestamp
+		}, auth.ErrUnauthorized, ""},
 		{"signed for another nonce", func(r *auth.RegisterRequest) { r.Nonce += "x" }, auth.ErrUnauthorized, ""},
-		{"signature is not hex", func(r *auth.RegisterRequest) { r.Signature = strings.Repeat("z", 64) }, auth.ErrUnauthorized, ""},
+		{"signature is not hex", func(r *auth.RegisterRequest) {
+			r.Signature = strings.Repeat("z", 64)
+		}, auth.ErrUnauthorized, ""},
 		{"signature is short", func(r *auth.RegisterRequest) { r.Signature = "00" }, nil, "signature"},
 		{"timestamp is no number", func(r *auth.RegisterRequest) { r.Timestamp = "now" }, nil, "timestamp"},
 		{"timestamp is negative", func(r *auth.RegisterRequest) { r.Timestamp = "-1" }, nil, "timestamp"},
