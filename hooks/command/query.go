@@ -27,14 +27,14 @@ type ExecutionView struct {
 // StatusPage is some commands, the newest first, and the cursor of the next page; it is empty on the last one.
 type StatusPage struct {
 	Commands []Status `json:"commands"`
-	Cursor   string   `json:"cursor,omitempty"`
+	Next     string   `json:"next,omitempty" doc:"The cursor of the next page; absent on the last one."`
 }
 
 // ExecutionPage is some executions of a command, and the cursor of the next page; it is empty on the last one. A page
 // may be empty and still have a cursor: few executions of a big command are in the state that was asked for.
 type ExecutionPage struct {
 	Executions []ExecutionView `json:"executions"`
-	Cursor     string          `json:"cursor,omitempty"`
+	Next       string          `json:"next,omitempty" doc:"The cursor of the next page; absent on the last one."`
 }
 
 const (
@@ -85,7 +85,7 @@ func (s *Service) List(cursor string, limit int) (StatusPage, error) {
 	page := StatusPage{Commands: []Status{}}
 	for at--; at >= 0; at-- {
 		if len(page.Commands) == limit {
-			page.Cursor = strconv.FormatUint(s.order[at+1].seq, 10)
+			page.Next = strconv.FormatUint(s.order[at+1].seq, 10)
 			break
 		}
 		page.Commands = append(page.Commands, s.order[at].status())
@@ -116,7 +116,7 @@ func (s *Service) Executions(id, state, cursor string, limit int) (ExecutionPage
 	page, seen := ExecutionPage{Executions: []ExecutionView{}}, 0
 	err = s.store.Executions(c.id, uint32(from), func(x *Execution) bool {
 		if len(page.Executions) == limit || seen == maxScan {
-			page.Cursor = strconv.FormatUint(uint64(x.Index), 10)
+			page.Next = strconv.FormatUint(uint64(x.Index), 10)
 			return false
 		}
 		seen++

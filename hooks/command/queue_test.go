@@ -409,7 +409,7 @@ func TestPages(t *testing.T) {
 			for _, x := range page.Executions {
 				got = append(got, x.Device)
 			}
-			cursor, more = page.Cursor, page.Cursor != ""
+			cursor, more = page.Next, page.Next != ""
 		}
 		require.Equal(t, devices, got)
 		n := 0
@@ -417,7 +417,7 @@ func TestPages(t *testing.T) {
 			page, err := r.s.List(cursor, 2)
 			require.NoError(t, err)
 			n += len(page.Commands)
-			cursor, more = page.Cursor, page.Cursor != ""
+			cursor, more = page.Next, page.Next != ""
 		}
 		require.Equal(t, 5, n)
 		for _, bad := range []func() error{
