@@ -34,6 +34,7 @@ type Log struct {
 	quit    chan struct{}
 	worker  sync.WaitGroup
 	removed prometheus.Counter
+	expires time.Time // when the oldest record is past its age; owned by run
 
 	mu      sync.Mutex
 	closing bool
@@ -171,7 +172,8 @@ func (l *Log) trim(need int64) {
 		if tooMuch > 0 {
 			tooMuch += int64(l.cfg.MaxBytes) / 16
 		}
-		if stats.Messages == 0 || tooMuch <= 0 && l.cfg.Retention == 0 {
+		byAge := l.cfg.Retention > 0 && !time.Now().Before(l.expires)
+		if stats.Messages == 0 || tooMuch <= 0 && !byAge {
 			return
 		}
 		entries, err := l.spool.Read(stats.First, trimEntries, trimBytes)
@@ -180,12 +182,14 @@ func (l *Log) trim(need int64) {
 			return
 		}
 		messages, bytes := l.excess(entries, tooMuch)
-		if messages == 0 {
-			return
+		if messages > 0 {
+			l.spool.Remove(entries[messages-1].Seq, messages, bytes)
+			l.removed.Add(float64(messages))
 		}
-		l.spool.Remove(entries[messages-1].Seq, messages, bytes)
-		l.removed.Add(float64(messages))
 		if messages < len(entries) {
+			l.expires = time.UnixMilli(entries[messages].Record.Time).Add(l.cfg.Retention)
+		}
+		if messages == 0 || messages < len(entries) {
 			return
 		}
 	}
