@@ -31,8 +31,8 @@ func (c *Conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) 
 // RemoteAddrPort is RemoteAddr without an allocation; IPv4 is never in its IPv6-mapped form.
 func (c *Conn) RemoteAddrPort() netip.AddrPort { return c.remote }
 
-// Close says goodbye as the protocols around MQTT want it, where that does not take long, and closes the socket. It
-// returns within moments also when the peer does not read: crypto/tls alone would wait for five seconds.
+// Close says goodbye in the words of every layer, where that does not take long, and closes the socket. It returns
+// within moments also when the peer does not read: crypto/tls alone would wait for five seconds.
 func (c *Conn) Close() error {
 	if c.tls != nil {
 		cut := time.AfterFunc(closeWait, func() { c.tcp.Close() })
@@ -41,8 +41,8 @@ func (c *Conn) Close() error {
 	return c.Conn.Close()
 }
 
-// CloseWrite tells the peer that nothing more comes, in the words of every layer, while reading goes on. It may block as
-// a Write does, and is for who has written everything.
+// CloseWrite tells the peer that nothing more comes, in the words of every layer, while reading goes on. It may block
+// as a Write does, and is for who has written everything.
 func (c *Conn) CloseWrite() error {
 	half, ok := c.Conn.(interface{ CloseWrite() error })
 	if !ok {

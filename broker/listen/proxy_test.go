@@ -27,7 +27,8 @@ const (
 	bigTLVs     = 4096
 )
 
-var addressesV6 = "\x20\x01\x0d\xb8" + strings.Repeat("\x00", 11) + "\x07" + strings.Repeat("\x00", 16) + "\x12\x67\x07\x5b"
+var addressesV6 = "\x20\x01\x0d\xb8" + strings.Repeat("\x00", 11) + "\x07" + strings.Repeat("\x00", 16) +
+	"\x12\x67\x07\x5b"
 
 func TestProxyHeaders(t *testing.T) {
 	const self = "the socket's"

@@ -90,7 +90,8 @@ func (ca *CA) Client(t testing.TB, cn string, sans ...string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
-// ClientFiles writes a client certificate and its key to dir as client.pem and client.key, for programs that take files.
+// ClientFiles writes a client certificate and its key to dir as client.pem and client.key, for programs that take
+// files.
 func (ca *CA) ClientFiles(t testing.TB, dir, cn string, sans ...string) (certFile, keyFile string) {
 	t.Helper()
 	cert := ca.Client(t, cn, sans...)
