@@ -106,6 +106,13 @@ func benchContenders(mosquitto, penstock string, brokers []string) ([]bench.Cont
 	if len(contenders) == 0 {
 		return nil, errors.New("no broker is left")
 	}
+	names := map[string]bool{}
+	for _, contender := range contenders {
+		if names[contender.Name] {
+			return nil, fmt.Errorf("two brokers are called %s", contender.Name)
+		}
+		names[contender.Name] = true
+	}
 	return contenders, nil
 }
 

@@ -60,5 +60,7 @@ func withTarget(cfg bench.Config) bench.Config {
 func TestBenchRefusesFaultyFlags(t *testing.T) {
 	assert.Equal(t, exitUsage, run(context.Background(), []string{"bench", "--qos", "7"}))
 	assert.Equal(t, exitUsage, run(context.Background(), []string{"bench", "compare", "--mosquitto=", "--penstock="}))
+	assert.Equal(t, exitUsage, run(context.Background(), []string{"bench", "compare", "--mosquitto=",
+		"--broker", "x=h:1", "--broker", "x=h:2"}))
 	assert.Equal(t, exitFailed, run(context.Background(), []string{"bench", "--target", "127.0.0.1:1"}))
 }

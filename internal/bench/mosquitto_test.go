@@ -152,7 +152,8 @@ func TestCompareRunsEachBrokerAndFindsFaults(t *testing.T) {
 	}}).start(t)
 	work := Workload{"d2d", quick(ModeDeviceToDevice, "", 1), []Metric{cpuPerMessage, receivedRate}}
 	contenders := []Contender{
-		Mosquitto(program), External("lossy", lossy.address(), os.Getpid()), Mosquitto("/no/such/program"),
+		Mosquitto(program), External("lossy", lossy.address(), os.Getpid()),
+		{"absent", Mosquitto("/no/such/program").Start},
 	}
 	c := Compare(context.Background(), contenders, []Workload{work}, 2, io.Discard)
 	require.Len(t, c.Figures, 2)
