@@ -68,7 +68,7 @@ func commandOperation(id, method, path, summary string, errs ...int) huma.Operat
 func registerIssue(api huma.API, svc CommandService) {
 	op := commandOperation("issue-command", http.MethodPost, "/v1/commands", "Issue a command to devices", 400, 409, 413,
 		422, 429, 503)
-	op.DefaultStatus, op.MaxBodyBytes = http.StatusAccepted, maxCommandBytes
+	op.DefaultStatus, op.MaxBodyBytes, op.SkipValidateBody = http.StatusAccepted, maxCommandBytes, true
 	huma.Register(api, op, func(ctx context.Context, in *issueCommandInput) (*body[command.Status], error) {
 		input := command.Input{Body: in.RawBody, Key: in.Key, Issuer: "http"}
 		if trace := TraceID(ctx); trace != "" {
