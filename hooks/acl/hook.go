@@ -1,5 +1,12 @@
 // Package acl decides which topics a client may publish to and subscribe to.
 //
+//	rules:
+//	  - deny: all # or publish, or subscribe
+//	    topics: ["plant/secret/#"]
+//	  - allow: subscribe
+//	    who: {user: alice} # user, client (a * at the end: any rest) and ip, all that are given; nothing: everybody
+//	    topics: ["plant/#", "users/%u/#", "sites/%c/+"]
+//
 // The rules of the ACL file are asked in their order. An allow rule decides for a topic that its filter matches, and
 // for a subscription whose filter it covers: devices/+/up is not let through by devices/pump-7/#. A deny rule decides
 // for a topic that its filter matches, and for a subscription that could receive such a topic: after "deny

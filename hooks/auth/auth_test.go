@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -313,6 +314,22 @@ func TestRefusalsAreNotLoggedWithoutBound(t *testing.T) {
 	_, err := w.login("c", "carol", "x")
 	require.Error(t, err)
 	require.Contains(t, w.logs.String(), "not_logged_before=180")
+}
+
+func TestWhoBringsNoPasswordDoesNotGuess(t *testing.T) {
+	w := newWorld(t, nil)
+	for range 50 {
+		_, err := w.login("console", "bob", "")
+		require.EqualValues(t, 0x86, code(t, err))
+	}
+	require.Zero(t, w.failures.count())
+}
+
+func TestLongNamesTakeLittleRoom(t *testing.T) {
+	w := newWorld(t, nil)
+	_, err := w.login(strings.Repeat("c", 60_000), strings.Repeat("u", 60_000), "x")
+	require.EqualValues(t, 0x86, code(t, err))
+	require.Less(t, len(w.logs.String()), 2000)
 }
 
 func TestPasswordChecksAreBounded(t *testing.T) {

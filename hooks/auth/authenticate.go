@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -106,7 +107,7 @@ func (s *Service) byPassword(ctx context.Context, c *broker.ConnectRequest) verd
 	case err != nil:
 		v.err = broker.Refuse(packets.ErrServerBusy, "%s", err)
 	case !ok:
-		v.guessed = true
+		v.guessed = len(c.Password) > 0 // who brings no password does not guess
 		v.err = broker.Refuse(packets.ErrBadUsernameOrPassword, "user name and password do not match")
 	default:
 		v.grant = broker.Grant{Identity: "user:" + c.Username, Username: c.Username}
@@ -148,7 +149,7 @@ func unavailable(err error) *broker.Refusal {
 func (s *Service) throttled(c *broker.ConnectRequest, method string) verdict {
 	now := s.now()
 	source := s.guesses.empty(sourceKey(c.Remote.Addr()), now)
-	if !source && (c.Username == "" || !s.guesses.empty("user "+c.Username, now)) {
+	if !source && (c.Username == "" || !s.guesses.empty(userKey(c.Username), now)) {
 		return verdict{}
 	}
 	return verdict{
@@ -161,7 +162,7 @@ func (s *Service) countGuess(remote netip.Addr, username string) {
 	now := s.now()
 	s.guesses.take(sourceKey(remote), now)
 	if username != "" {
-		s.guesses.take("user "+username, now)
+		s.guesses.take(userKey(username), now)
 	}
 	if s.failures != nil && remote.IsValid() {
 		s.failures.Failed(remote)
@@ -179,13 +180,31 @@ func sourceKey(addr netip.Addr) string {
 	return addr.String()
 }
 
+// userKey is short, however long the user name is.
+func userKey(name string) string {
+	if len(name) > sha256.Size {
+		sum := sha256.Sum256([]byte(name))
+		name = string(sum[:])
+	}
+	return "user " + name
+}
+
 // logRefusal logs a refused login, a few in a second. What the client sent stands in attributes, its password nowhere.
 func (s *Service) logRefusal(c *broker.ConnectRequest, v *verdict) {
 	if !s.logLimit.AllowN(s.now(), 1) {
 		s.silenced.Add(1)
 		return
 	}
-	s.log.Warn("login refused", "client_id", c.ClientID, "username", c.Username, "remote", c.Remote.String(),
+	s.log.Warn("login refused", "client_id", clip(c.ClientID), "username", clip(c.Username), "remote", c.Remote.String(),
 		"listener", c.Listener, "trace_id", c.TraceID, "method", v.method, "reason", fmt.Sprint(v.err),
 		"not_logged_before", s.silenced.Swap(0))
+}
+
+// clip keeps what a client sent from filling the log.
+func clip(text string) string {
+	const most = 256
+	if len(text) > most {
+		return text[:most] + "…"
+	}
+	return text
 }

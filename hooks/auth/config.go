@@ -48,8 +48,8 @@ type RegistrationConfig struct {
 // FailureConfig bounds guessing: above the rate, passwords are not looked at. It never holds back a signed token or a
 // certificate.
 type FailureConfig struct {
-	Rate  float64 `yaml:"rate" default:"0.2" doc:"Failed logins a second from one address or for one user; 0: no limit."`
-	Burst int     `yaml:"burst" default:"10" doc:"Failed logins above the rate at once, 1 to 10000."`
+	Rate  float64 `yaml:"rate" default:"1" doc:"Failed logins a second from one address or for one user; 0: no limit."`
+	Burst int     `yaml:"burst" default:"20" doc:"Failed logins above the rate at once, 1 to 10000."`
 }
 
 // CertificateConfig is about client certificates that a listener with client_ca has verified.

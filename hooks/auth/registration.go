@@ -53,7 +53,7 @@ func (s *Service) Register(ctx context.Context, r RegisterRequest) (Registration
 	if errors.Is(err, ErrUnauthorized) {
 		s.countGuess(r.Remote, "")
 		if s.logLimit.AllowN(s.now(), 1) {
-			s.log.Warn("registration refused", "client_id", r.DeviceID, "product", r.Product,
+			s.log.Warn("registration refused", "client_id", clip(r.DeviceID), "product", clip(r.Product),
 				"remote", r.Remote.String(), "reason", err.Error())
 		}
 	}
