@@ -59,7 +59,7 @@ func (s *Service) recognise(ctx context.Context, c *broker.ConnectRequest) verdi
 		return issuer.recognise(ctx, c)
 	}
 	if s.webhook != nil {
-		if held := s.throttled(c, "webhook"); held.err != nil {
+		if held := s.throttled(c, "webhook"); held.err != nil && !s.webhook.remembers(c, s.now()) {
 			return held
 		}
 		if v := s.webhook.recognise(ctx, c, s.now()); v.method != "" {

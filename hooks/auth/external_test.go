@@ -388,6 +388,32 @@ func TestWebhookIsCached(t *testing.T) {
 	require.EqualValues(t, 4, requests.Load())
 }
 
+func TestWebhookIsSparedByThrottling(t *testing.T) {
+	var requests atomic.Int32
+	server := hookServer(t, func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		var question struct{ Password string }
+		if json.NewDecoder(r.Body).Decode(&question) != nil || question.Password != "good" {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	w := newWorld(t, func(c *auth.Config) {
+		withWebhook(server.URL, nil)(c)
+		c.Failures = auth.FailureConfig{Rate: 0.1, Burst: 3}
+	})
+	_, err := w.login("c1", "dora", "good")
+	require.NoError(t, err)
+	for i := range 10 {
+		_, err := w.login("c2", "dora", fmt.Sprint("guess ", i))
+		require.Error(t, err)
+	}
+	require.EqualValues(t, 4, requests.Load())
+	_, err = w.login("c1", "dora", "good")
+	require.NoError(t, err, "who was let in lately is not held back")
+}
+
 func TestWebhookThatIsSlowOrDown(t *testing.T) {
 	release := make(chan struct{})
 	server := hookServer(t, func(_ http.ResponseWriter, r *http.Request) {

@@ -100,6 +100,12 @@ func (w *webhook) recognise(ctx context.Context, c *broker.ConnectRequest, now t
 	return v
 }
 
+// remembers reports whether the service let this login in lately.
+func (w *webhook) remembers(c *broker.ConnectRequest, now time.Time) bool {
+	answer, found := w.answers.get(w.fingerprint(c), now)
+	return found && answer.Result == "allow"
+}
+
 func (w *webhook) answer(ctx context.Context, c *broker.ConnectRequest, now time.Time) (webhookAnswer, error) {
 	key := w.fingerprint(c)
 	if answer, found := w.answers.get(key, now); found {
