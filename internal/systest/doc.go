@@ -1,0 +1,2 @@
+// Package systest holds system tests: the built penstock binary as a process, real clients, a real Kafka.
+package systest
