@@ -56,7 +56,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func binary(t testing.TB) string {
+func program(t testing.TB) string {
 	t.Helper()
 	path, err := built()
 	require.NoError(t, err)
@@ -177,7 +177,7 @@ func (n *node) start() {
 // launch starts the process and does not wait.
 func (n *node) launch() {
 	n.t.Helper()
-	n.cmd = exec.Command(binary(n.t), "serve", "--config", n.config)
+	n.cmd = exec.Command(program(n.t), "serve", "--config", n.config)
 	n.cmd.Env = append(os.Environ(), n.env...)
 	log, err := os.OpenFile(n.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	require.NoError(n.t, err)
@@ -333,5 +333,10 @@ func runProgram(t testing.TB, stdin, name string, args ...string) output {
 // penstock runs a subcommand of the binary under test against the node.
 func (n *node) penstock(stdin string, args ...string) output {
 	n.t.Helper()
-	return runProgram(n.t, stdin, binary(n.t), append(args, "--url", "http://"+n.http, "--token", adminToken)...)
+	return runProgram(n.t, stdin, program(n.t), append(args, "--url", "http://"+n.http, "--token", adminToken)...)
+}
+
+// containsAll reports whether a text has all of these parts.
+func containsAll(text string, parts ...string) bool {
+	return !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(text, p) })
 }
