@@ -12,12 +12,12 @@ import (
 
 // gate stands between one sarama producer and its connections, so that nothing can reach Kafka after a record failed.
 //
-// Why it is needed: when sarama gives up on a batch, it reports its records as failed and goes on with the next batch of
-// that partition. Were that one written, later records of a device would be in Kafka before earlier ones, which are on
-// their way to the spool. sarama reports failures on an unbuffered channel before it lets the next batch of the partition
-// go, so whoever reads that channel has received the failure by then, but need not have acted on it yet. Hence every
-// write to a connection first meets the reader of the results (ask): the reader comes to that meeting only after it has
-// dealt with everything it received before, and a failure cuts the gate.
+// Why it is needed: when sarama gives up on a batch, it reports its records as failed and goes on with the next batch
+// of that partition. Were that one written, later records of a device would be in Kafka before earlier ones, which are
+// on their way to the spool. sarama reports failures on an unbuffered channel before it lets the next batch of the
+// partition go, so whoever reads that channel has received the failure by then, but need not have acted on it yet.
+// Hence every write to a connection first meets the reader of the results (ask): the reader comes to that meeting only
+// after it has dealt with everything it received before, and a failure cuts the gate.
 type gate struct {
 	ask    chan struct{}      // a write waits here until the reader of results has caught up
 	ctx    context.Context    // ended: no write and no dialling succeeds any more

@@ -65,6 +65,8 @@ func NewLog(cfg SpoolConfig, opts Options) (*Log, error) {
 		l.log = slog.Default()
 	}
 	return l, registerAll(opts.Registerer, l.removed,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "penstock_spool_messages",
+			Help: "Records on disk that wait for Kafka."}, func() float64 { return 0 }), // dashboards ask for it
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "penstock_uplink_log_messages",
 			Help: "Records in the local uplink log."}, func() float64 { return float64(l.spool.Stats().Messages) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "penstock_uplink_log_bytes",

@@ -31,7 +31,7 @@ func newMetrics(reg prometheus.Registerer, u *Uplink) (*metrics, error) {
 			func() float64 { return float64(u.spool.Stats().Messages) }),
 		gauge("penstock_spool_bytes", "Bytes on disk of records that wait for Kafka.",
 			func() float64 { return float64(u.spool.Stats().Bytes) }),
-		gauge("penstock_uplink_circuit_state", "The way to Kafka: 0 closed (direct), 1 draining the spool, 2 open (spool only).",
+		gauge("penstock_uplink_circuit_state", "The way to Kafka: 0 closed (direct), 1 draining the spool, 2 open.",
 			func() float64 { return float64(u.circuit()) }),
 		gauge("penstock_uplink_inflight", "Records that were given to the producer and wait for Kafka's answer.",
 			func() float64 { return float64(u.inflight()) }))

@@ -19,8 +19,8 @@ const (
 	retryBackoff    = 150 * time.Millisecond
 )
 
-// saramaConfig makes sarama's configuration, without the parts that differ for each producer (see gate.attach). It reads
-// the files that the TLS section names.
+// saramaConfig makes sarama's configuration, without the parts that differ for each producer (see gate.attach). It
+// reads the files that the TLS section names.
 func saramaConfig(c *KafkaConfig) (*sarama.Config, error) {
 	version, err := sarama.ParseKafkaVersion(c.Version)
 	if err != nil {
@@ -37,7 +37,23 @@ func saramaConfig(c *KafkaConfig) (*sarama.Config, error) {
 	s.Metadata.Full = false                        // only the topics of our routes
 	s.Metadata.Retry.Max = metadataRetries
 	s.Metadata.Timeout = c.AckTimeout
+	c.applyProducer(s)
+	if err := c.SASL.apply(s); err != nil {
+		return nil, err
+	}
+	if c.TLS.Enabled {
+		s.Net.TLS.Enable = true
+		if s.Net.TLS.Config, err = c.TLS.load(); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.Validate(); err != nil {
+		return nil, fmt.Errorf("check kafka section: %w", err)
+	}
+	return s, nil
+}
 
+func (c *KafkaConfig) applyProducer(s *sarama.Config) {
 	p := &s.Producer
 	p.Idempotent = true
 	p.RequiredAcks = sarama.WaitForAll
@@ -53,19 +69,6 @@ func saramaConfig(c *KafkaConfig) (*sarama.Config, error) {
 		p.Flush.Frequency = c.Linger
 		p.Flush.Bytes = int(c.BatchBytes)
 	}
-	if err := c.SASL.apply(s); err != nil {
-		return nil, err
-	}
-	if c.TLS.Enabled {
-		s.Net.TLS.Enable = true
-		if s.Net.TLS.Config, err = c.TLS.load(); err != nil {
-			return nil, err
-		}
-	}
-	if err := s.Validate(); err != nil {
-		return nil, fmt.Errorf("check kafka section: %w", err)
-	}
-	return s, nil
 }
 
 func (c *SASLConfig) apply(s *sarama.Config) error {

@@ -15,8 +15,8 @@ type Config struct {
 // Route sends the messages of one topic filter to one Kafka topic.
 //
 // Key and header values are templates: {client_id}, {username}, {topic}, {topic[N]} (level N, counted from 0), {qos},
-// {received} (Unix milliseconds); {{ stands for one brace. Topic is no template on purpose: a device that could name the
-// Kafka topic could name one that does not exist, and everyone's uplink would wait for it.
+// {received} (Unix milliseconds); {{ stands for one brace. Topic is no template on purpose: a device that could name
+// the Kafka topic could name one that does not exist, and everyone's uplink would wait for it.
 type Route struct {
 	Filter  string            `yaml:"filter" doc:"MQTT topic filter, for example devices/+/up/#."`
 	Topic   string            `yaml:"topic" default:"penstock.uplink" doc:"Kafka topic: 1 to 249 letters, digits, dots, underscores and hyphens."`

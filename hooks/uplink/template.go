@@ -86,7 +86,8 @@ func parsePlaceholder(name string) (part, error) {
 		}
 		return part{kind: partLevel, level: int(level)}, nil
 	}
-	return part{}, fmt.Errorf("{%s} is unknown: use {client_id}, {username}, {topic}, {topic[N]}, {qos} or {received}", name)
+	return part{}, fmt.Errorf(
+		"{%s} is unknown: use {client_id}, {username}, {topic}, {topic[N]}, {qos} or {received}", name)
 }
 
 func (t *template) addText(s string) {

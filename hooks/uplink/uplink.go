@@ -1,9 +1,9 @@
 // Package uplink takes the messages that devices publish to the business side: a hook that matches topics against
 // routes, makes a Kafka record of each message, and lets the publisher be acknowledged when a Sink has it.
 //
-// A message that several routes match goes to each of them and is accepted when all of them have it. If one refuses, the
-// publisher is refused and will publish again, so that the others may get the message twice: at least once, as all of
-// MQTT's QoS 1.
+// A message that several routes match goes to each of them and is accepted when all of them have it. If one refuses,
+// the publisher is refused and will publish again, so that the others may get the message twice: at least once, as all
+// of MQTT's QoS 1.
 package uplink
 
 import (

@@ -171,7 +171,7 @@ func TestWantsAllocatesNothing(t *testing.T) {
 }
 
 func FuzzTemplate(f *testing.F) {
-	for _, s := range []string{"", "{client_id}", "a{{b}", "{topic[3]}{qos}", "{topic[}", "{", "{received}{username}{topic}"} {
+	for _, s := range []string{"", "{client_id}", "a{{b}", "{topic[3]}{qos}", "{topic[}", "{", "{received}{topic}"} {
 		f.Add(s)
 	}
 	m := &broker.Message{Topic: "a/b/c", Origin: "c", Username: "u", QoS: 1, Received: 5}
@@ -191,7 +191,8 @@ func BenchmarkAccept(b *testing.B) {
 	h := newHook(b, &memorySink{}, Route{Filter: "devices/+/up/#"})
 	h.sink = discard{}
 	m := &broker.Message{Topic: "devices/pump-000001/up/temperature", Payload: make([]byte, 1024), QoS: 1,
-		Origin: "pump-000001", Received: 1700000000123, Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+		Origin: "pump-000001", Received: 1700000000123,
+		Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 	done := func(error) {}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -38,8 +38,8 @@ const (
 
 const kafkaStartBudget = 90 * time.Second
 
-// StartKafka starts a Kafka that is stopped when the test ends. Automatic creation of topics is on, with four partitions.
-// It skips the test when the jars (internal/testenv/deps.sh kafka) or Java are not here.
+// StartKafka starts a Kafka that is stopped when the test ends. Topics are created when first used, with four
+// partitions. It skips the test when the jars (internal/testenv/deps.sh kafka) or Java are not here.
 func StartKafka(t testing.TB) *Kafka {
 	t.Helper()
 	java := Need(t, "java")

@@ -123,10 +123,11 @@ func TestSpoolAfterClose(t *testing.T) {
 
 func TestRecordsSurviveTheirCoding(t *testing.T) {
 	for name, r := range map[string]*uplink.Record{
-		"full":        spoolRecord(1, 10),
-		"no key":      {Topic: "t", Value: []byte{}, Time: -5},
-		"empty key":   {Topic: "t", Key: []byte{}, Value: []byte("v")},
-		"empty value": {Topic: "t", Key: []byte("k"), Value: []byte{}, Headers: []uplink.Header{{Key: []byte{}, Value: []byte{}}}},
+		"full":      spoolRecord(1, 10),
+		"no key":    {Topic: "t", Value: []byte{}, Time: -5},
+		"empty key": {Topic: "t", Key: []byte{}, Value: []byte("v")},
+		"empty value": {Topic: "t", Key: []byte("k"), Value: []byte{},
+			Headers: []uplink.Header{{Key: []byte{}, Value: []byte{}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := parseRecord(appendRecord(nil, r))
