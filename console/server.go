@@ -26,6 +26,7 @@ const (
 	readTimeout    = 30 * time.Second
 	writeTimeout   = 60 * time.Second
 	idleTimeout    = 2 * time.Minute
+	streamGrace    = 300 * time.Millisecond
 )
 
 // Part is one part of the node that says whether it is ready. Ready must not block; detail says why it is not.
@@ -34,7 +35,8 @@ type Part struct {
 	Ready func() (ready bool, detail string)
 }
 
-// Options are what a Server is made of. All but Parts, Routes and Streams are required.
+// Options are what a Server is made of. Calls of a service that is nil are not offered; all the rest but Parts,
+// Streams and Routes is required.
 type Options struct {
 	Logger     *slog.Logger
 	AdminToken conf.Secret             // bearer token of admin calls
@@ -44,8 +46,14 @@ type Options struct {
 	Config     func() any              // the configuration, secrets hidden, as a tree for JSON
 	Metrics    prometheus.Gatherer     // shown at /metrics
 	Parts      []Part                  // asked by /readyz
-	Routes     []func(api huma.API)    // further operations: the registrar's, the commands'
 	Streams    map[string]http.Handler // "GET /path" → admin call that streams its answer
+	Routes     []func(api huma.API)    // further operations
+
+	Registrar Registrar  // registration of devices, with Nodes
+	Nodes     NodeLister // where devices connect
+	Devices   Devices
+	Bans      Bans
+	Commands  CommandService
 }
 
 // Server is the HTTP server of a node: New, Serve, Close.
@@ -73,6 +81,7 @@ func New(opts Options) *Server {
 	api.UseMiddleware(s.requireAdmin(api))
 	registerClients(api, opts.Clients)
 	registerNode(api, opts)
+	registerServices(api, opts)
 	for _, register := range opts.Routes {
 		register(api)
 	}
@@ -87,6 +96,21 @@ func New(opts Options) *Server {
 	return s
 }
 
+func registerServices(api huma.API, opts Options) {
+	if opts.Registrar != nil {
+		RegisterRegistrar(api, opts.Registrar, opts.Nodes)
+	}
+	if opts.Devices != nil {
+		RegisterDevices(api, opts.Devices)
+	}
+	if opts.Bans != nil {
+		RegisterBans(api, opts.Bans)
+	}
+	if opts.Commands != nil {
+		RegisterCommands(api, opts.Commands)
+	}
+}
+
 // Serve answers requests that come to l, on a goroutine of its own, until Close. It takes l over.
 func (s *Server) Serve(l net.Listener) {
 	s.serving.Go(func() {
@@ -96,10 +120,10 @@ func (s *Server) Serve(l net.Listener) {
 	})
 }
 
-// Close ends streams, lets other requests that are being answered finish until ctx ends, and then closes their
-// connections. It may be called without Serve.
+// Close lets requests that are being answered finish for a moment, then ends streams, which would never, and when ctx
+// ends closes all connections. It may be called without Serve.
 func (s *Server) Close(ctx context.Context) error {
-	s.http.RegisterOnShutdown(s.end)
+	s.http.RegisterOnShutdown(func() { time.AfterFunc(streamGrace, s.end) })
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		err = errors.Join(err, s.http.Close())

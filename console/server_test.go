@@ -68,14 +68,14 @@ func newTestServer(t *testing.T, change func(*Options)) (base string, clients *f
 		Node:    func() NodeInfo { return NodeInfo{Name: "n1", URLs: []string{}} },
 		Config:  func() any { return map[string]any{"node": map[string]any{"name": "n1"}} },
 		Metrics: prometheus.NewRegistry(),
-		Routes: []func(huma.API){func(api huma.API) {
-			huma.Post(api, "/v1/echo", func(_ context.Context, in *echoInput) (*struct{}, error) { return nil, nil })
-			huma.Get(api, "/v1/panic", func(context.Context, *struct{}) (*struct{}, error) { panic("on purpose") })
-		}},
 	}
 	if change != nil {
 		change(&opts)
 	}
+	opts.Routes = append(opts.Routes, func(api huma.API) {
+		huma.Post(api, "/v1/echo", func(context.Context, *echoInput) (*struct{}, error) { return nil, nil })
+		huma.Get(api, "/v1/panic", func(context.Context, *struct{}) (*struct{}, error) { panic("on purpose") })
+	})
 	s := New(opts)
 	l := listenLoopback(t)
 	s.Serve(l)

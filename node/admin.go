@@ -21,6 +21,7 @@ func (n *Node) consoleOptions() console.Options {
 	opts := console.Options{
 		Logger: n.log, AdminToken: n.adminToken, Version: Version(), Clients: adminClients{n.broker},
 		Node: n.info, Config: n.shownConfig, Metrics: n.registry,
+		Registrar: n.auth, Nodes: n, Devices: n.auth, Bans: n.guard, Commands: n.commands,
 		Parts: []console.Part{{Name: "node", Ready: n.nodeReady}, {Name: "store", Ready: n.storeReady}},
 	}
 	switch s := n.sink.(type) {
@@ -68,6 +69,11 @@ func (n *Node) shownConfig() any {
 		n.log.Error("configuration cannot be shown", "error", err)
 	}
 	return tree
+}
+
+// Nodes says where a device may connect: to this node.
+func (n *Node) Nodes(string) []console.NodeAddress {
+	return []console.NodeAddress{{Name: n.cfg.Node.Name, URLs: n.URLs()}}
 }
 
 // adminClients is the broker as the admin API needs it.

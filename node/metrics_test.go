@@ -91,7 +91,7 @@ func TestMetricsReference(t *testing.T) {
 	}
 	kept, err := os.ReadFile(metricsFile)
 	require.NoError(t, err)
-	assert.Equal(t, text.String(), string(kept), "run make docs")
+	assert.True(t, text.String() == string(kept), "docs/METRICS.md is out of step: run make docs")
 	for _, name := range []string{"penstock_connections", "penstock_publish_received_total", "penstock_delivered_total",
 		"penstock_dropped_total", "penstock_uplink_acked_total", "penstock_spool_messages",
 		"penstock_command_transitions_total"} {

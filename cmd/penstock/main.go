@@ -58,8 +58,8 @@ func newRoot() *cobra.Command {
 	}
 	root.SetVersionTemplate("penstock {{.Version}}\n")
 	root.AddCommand(
-		newServeCommand(), newConfigCommand(), newClientsCommand(), newNodesCommand(), newBenchCommand(),
-		newUplinkCommand(), newTokenCommand(), newVersionCommand(),
+		newServeCommand(), newPushCommand(), newClientsCommand(), newNodesCommand(), newConfigCommand(),
+		newUplinkCommand(), newTokenCommand(), newBenchCommand(), newVersionCommand(),
 	)
 	return root
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -27,6 +28,9 @@ func newServeCommand() *cobra.Command {
 			"file, address lists and the log level again.\n\nThe exit code is 2 for a configuration with faults.",
 		Example: "  penstock serve --demo\n  penstock serve --config penstock.yaml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.demo && f.config != "" {
+				return &exitError{exitUsage, errors.New("--demo has a configuration of its own: leave out --config")}
+			}
 			return serve(cmd.Context(), f, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -34,7 +38,6 @@ func newServeCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&f.demo, "demo", false, "loopback only, everybody may connect, nothing is kept, simulated devices")
 	cmd.Flags().StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error; wins over log.level")
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "", "text or json; wins over log.format")
-	cmd.MarkFlagsMutuallyExclusive("config", "demo")
 	return cmd
 }
 

@@ -197,6 +197,10 @@ func parseScalar(v reflect.Value, text string) error {
 		}
 		return nil
 	}
+	if v.Type() == secretType && text == hidden {
+		// Otherwise a printed configuration, used as it is, would have secrets that everybody knows.
+		return errors.New("is hidden here: put in the secret itself, or remove the key")
+	}
 	wrong := fmt.Errorf("must be a %s", typeName(v.Type()))
 	switch v.Kind() {
 	case reflect.String:

@@ -13,8 +13,8 @@ import (
 	"github.com/goccy/go-yaml"
 )
 
-// Print writes the configuration as YAML that Load reads. Secrets are hidden. With docs, each key carries its
-// documentation as a comment.
+// Print writes the configuration as YAML that Load reads. Secrets are hidden, which Load refuses. With docs, each key
+// carries its documentation as a comment.
 func Print(w io.Writer, config any, docs bool) error {
 	root, err := rootOf(config)
 	if err != nil {

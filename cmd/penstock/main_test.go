@@ -1,0 +1,223 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/penstockmq/penstock/hooks/auth"
+)
+
+// asMain makes the test binary the program itself, so that tests start real processes without building one.
+const asMain = "PENSTOCK_TEST_AS_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asMain) == "1" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// penstock prepares a process of the program. It inherits no settings of whoever runs the tests.
+func penstock(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
+	cmd.Dir = t.TempDir()
+	cmd.Env = []string{asMain + "=1", "HOME=" + cmd.Dir, "PATH=" + os.Getenv("PATH")}
+	return cmd
+}
+
+// finish runs a process to its end.
+func finish(t *testing.T, cmd *exec.Cmd) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		require.ErrorAs(t, err, new(*exec.ExitError))
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+}
+
+func write(t *testing.T, text string) (file string) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "penstock.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	return file
+}
+
+func TestExitCodes(t *testing.T) {
+	faulty := write(t, "limts: {}\nhttp: {adress: x}\n")
+	cases := map[string]struct {
+		args   []string
+		code   int
+		stderr []string
+	}{
+		"help":                    {[]string{"--help"}, 0, nil},
+		"version":                 {[]string{"version"}, 0, nil},
+		"unknown subcommand":      {[]string{"srve"}, 2, []string{`unknown command "srve"`}},
+		"unknown flag":            {[]string{"serve", "--confg", "x"}, 2, []string{"unknown flag: --confg"}},
+		"missing argument":        {[]string{"clients", "show"}, 2, []string{"accepts 1 arg"}},
+		"faulty configuration":    {[]string{"config", "check", "-c", faulty}, 2, []string{"limts", "http.adress", "2 faults"}},
+		"serve it nevertheless":   {[]string{"serve", "--config", faulty}, 2, []string{"limts", "http.adress", "2 faults"}},
+		"no such file":            {[]string{"serve", "--config", "/nowhere"}, 2, []string{"/nowhere"}},
+		"a URL that is none":      {[]string{"nodes", "--url", "127.0.0.1:1"}, 2, []string{"not an http or https URL"}},
+		"a node that is not here": {[]string{"nodes", "--url", "http://127.0.0.1:1"}, 1, []string{"is it running?"}},
+		"an empty password":       {[]string{"token", "hash"}, 2, []string{"empty"}},
+		"both file and demo":      {[]string{"serve", "--demo", "--config", faulty}, 2, []string{"demo"}},
+		"a wrong log level":       {[]string{"serve", "--demo", "--log-level", "loud"}, 2, []string{"log.level"}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			code, _, stderr := finish(t, penstock(t, c.args...))
+			assert.Equal(t, c.code, code, stderr)
+			for _, want := range c.stderr {
+				assert.Contains(t, stderr, want)
+			}
+		})
+	}
+}
+
+func TestConfigPrintsWhatItReads(t *testing.T) {
+	cmd := penstock(t, "config", "print", "--docs")
+	cmd.Env = append(cmd.Env, "PENSTOCK_HTTP_ADMIN_TOKEN=0123456789abcdef", "PENSTOCK_LIMITS_QUEUE=7")
+	code, printed, stderr := finish(t, cmd)
+	require.Equal(t, 0, code, stderr)
+	assert.NotContains(t, printed, "0123456789abcdef")
+	assert.Contains(t, printed, "queue: 7")
+	code, _, stderr = finish(t, penstock(t, "config", "check", "-c", write(t, printed)))
+	assert.Equal(t, 2, code)
+	assert.Contains(t, stderr, "http.admin_token: is hidden here")
+	printed = strings.ReplaceAll(printed, "********", "0123456789abcdef")
+	code, _, stderr = finish(t, penstock(t, "config", "check", "-c", write(t, printed)))
+	assert.Equal(t, 0, code, stderr)
+}
+
+func TestConfigReferenceIsInStep(t *testing.T) {
+	kept, err := os.ReadFile("../../docs/CONFIG.md")
+	require.NoError(t, err)
+	code, printed, stderr := finish(t, penstock(t, "config", "docs"))
+	require.Equal(t, 0, code, stderr)
+	assert.True(t, printed == string(kept), "docs/CONFIG.md is out of step: run make docs")
+}
+
+func TestTokenHashMakesAUsersLine(t *testing.T) {
+	cmd := penstock(t, "token", "hash")
+	cmd.Stdin = strings.NewReader("wonderland\n")
+	code, hash, stderr := finish(t, cmd)
+	require.Equal(t, 0, code, stderr)
+	ok, err := auth.VerifyPHC(strings.TrimSpace(hash), "wonderland")
+	require.NoError(t, err)
+	assert.True(t, ok)
+}
+
+// serving starts `penstock serve` on free ports and returns once it has said what to type next.
+func serving(t *testing.T, data string) (cmd *exec.Cmd, url, token string) {
+	t.Helper()
+	file := write(t, fmt.Sprintf(`
+node: {data: %q}
+listeners: [{type: tcp, address: "127.0.0.1:0"}]
+http: {address: "127.0.0.1:0"}
+uplink: {routes: [{filter: "up/#"}]}
+auth: {anonymous: true}
+`, data))
+	cmd = penstock(t, "serve", "--config", file)
+	cmd.Stderr = io.Discard
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	var said strings.Builder
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && !strings.Contains(lines.Text(), "clients list") {
+		said.WriteString(lines.Text() + "\n")
+	}
+	go func() { _, _ = io.Copy(io.Discard, out) }()
+	found := regexp.MustCompile(`HTTP +(\S+)`).FindStringSubmatch(said.String())
+	require.NotNil(t, found, said.String())
+	if m := regexp.MustCompile(`admin token (\S+)`).FindStringSubmatch(said.String()); m != nil {
+		token = m[1]
+	}
+	return cmd, found[1], token
+}
+
+func TestServeUntilSIGTERM(t *testing.T) {
+	data := t.TempDir()
+	cmd, url, token := serving(t, data)
+	require.NotEmpty(t, token, "the first start shows the admin token")
+
+	code, out, stderr := finish(t, penstock(t, "nodes", "--url", url, "--token", token))
+	assert.Equal(t, 0, code, stderr)
+	assert.Contains(t, out, "mqtt://127.0.0.1:")
+	code, out, _ = finish(t, penstock(t, "clients", "list", "--url", url, "--token", token))
+	assert.Equal(t, 0, code)
+	assert.Contains(t, out, "CLIENT")
+	code, _, stderr = finish(t, penstock(t, "clients", "list", "--url", url))
+	assert.Equal(t, 1, code)
+	assert.Contains(t, stderr, "admin token")
+	code, _, stderr = finish(t, penstock(t, "uplink", "tail", "--url", url, "--token", token))
+	assert.Equal(t, 0, code, stderr)
+
+	second := write(t, fmt.Sprintf("node: {data: %q}\nlisteners: [{type: tcp, address: \"127.0.0.1:0\"}]\n"+
+		"http: {address: \"127.0.0.1:0\"}\n", data))
+	code, _, stderr = finish(t, penstock(t, "serve", "--config", second))
+	assert.Equal(t, 1, code)
+	assert.Contains(t, stderr, "in use")
+	assert.Equal(t, 1, strings.Count(stderr, "\n"), stderr)
+
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case err := <-done:
+		assert.NoError(t, err, "a graceful stop has exit code 0")
+	case <-time.After(30 * time.Second):
+		t.Fatal("it does not stop")
+	}
+
+	_, _, token = serving(t, data)
+	assert.Empty(t, token, "later starts do not show it again")
+}
+
+func TestTextOfClientsCannotDrawOnTheTerminal(t *testing.T) {
+	for text, want := range map[string]string{
+		"pump-1": "pump-1", `{"a":1}`: `{"a":1}`, "käse": "käse",
+		"\x1b[2J": `"\x1b[2J"`, "a\nb": `"a\nb"`, "\xff": `"\xff"`,
+	} {
+		assert.Equal(t, want, printable(text))
+	}
+}
+
+func TestProblemsAreShownWithTheirFields(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/plain" {
+			http.Error(w, "<html>", http.StatusBadGateway)
+			return
+		}
+		w.WriteHeader(422)
+		fmt.Fprint(w, `{"status":422,"detail":"validation failed","errors":[{"message":"expected number","location":"body.x"}]}`)
+	}))
+	defer server.Close()
+	c := &apiClient{base: server.URL}
+	err := c.call(t.Context(), http.MethodPost, "/x", map[string]int{"x": 1}, nil)
+	assert.EqualError(t, err, "validation failed\n  body.x: expected number")
+	err = c.call(t.Context(), http.MethodGet, "/plain", nil, nil)
+	assert.EqualError(t, err, "502 Bad Gateway")
+}
