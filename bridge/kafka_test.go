@@ -67,6 +67,7 @@ func recordsArrive(t *testing.T, k *testenv.Kafka) {
 func everyCompression(t *testing.T, k *testenv.Kafka) {
 	for _, codec := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
 		t.Run(codec, func(t *testing.T) {
+			t.Parallel()
 			_, spool := openSpool(t, "", 1<<30)
 			cfg := kafkaConfig(t, k.Brokers...)
 			cfg.Compression = codec
@@ -85,11 +86,12 @@ func everyCompression(t *testing.T, k *testenv.Kafka) {
 func saslMechanisms(t *testing.T, k *testenv.Kafka) {
 	for _, mechanism := range []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"} {
 		t.Run(mechanism, func(t *testing.T) {
+			t.Parallel()
 			_, spool := openSpool(t, "", 1<<30)
 			cfg := kafkaConfig(t, k.SASLBrokers...)
 			cfg.SASL = bridge.SASLConfig{Mechanism: mechanism, Username: testenv.KafkaUser, Password: testenv.KafkaPassword}
 			u := startUplink(t, cfg, spool)
-			f := newFleet("sasl", 10)
+			f := newFleet("sasl-"+mechanism, 10)
 			f.send(u, 10)
 			f.awaitAnswers(t, 10*time.Second)
 			awaitDrained(t, u, 10*time.Second)

@@ -7,22 +7,32 @@ func matches(filter, topic string) bool {
 	if strings.HasPrefix(topic, "$") && (filter[0] == '+' || filter[0] == '#') {
 		return false // [MQTT-4.7.2-1]
 	}
+	f, t := 0, 0
 	for {
-		want, restFilter, moreFilter := strings.Cut(filter, "/")
-		if want == "#" {
+		switch {
+		case f == len(filter)-1 && filter[f] == '#':
 			return true
+		case f < len(filter) && filter[f] == '+':
+			for f++; t < len(topic) && topic[t] != '/'; t++ {
+			}
+		default:
+			for ; f < len(filter) && filter[f] != '/'; f, t = f+1, t+1 {
+				if t == len(topic) || topic[t] != filter[f] {
+					return false
+				}
+			}
+			if t < len(topic) && topic[t] != '/' {
+				return false
+			}
 		}
-		have, restTopic, moreTopic := strings.Cut(topic, "/")
-		if want != "+" && want != have {
+		// Both are at the end of a level.
+		if t == len(topic) {
+			return f == len(filter) || filter[f:] == "/#" // "a/#" also matches "a"
+		}
+		if f == len(filter) {
 			return false
 		}
-		if !moreTopic {
-			return !moreFilter || restFilter == "#" // "a/#" also matches "a"
-		}
-		if !moreFilter {
-			return false
-		}
-		filter, topic = restFilter, restTopic
+		f, t = f+1, t+1
 	}
 }
 
