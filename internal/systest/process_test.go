@@ -76,7 +76,7 @@ type node struct {
 	t          testing.TB
 	dir, data  string
 	config     string // file
-	logFile    string // standard output and error of all starts
+	logFile    string // standard error of all starts
 	mqtt, http string // host:port
 	env        []string
 
@@ -182,7 +182,7 @@ func (n *node) launch() {
 	log, err := os.OpenFile(n.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	require.NoError(n.t, err)
 	defer log.Close()
-	n.cmd.Stdout, n.cmd.Stderr = log, log
+	n.cmd.Stderr = log
 	require.NoError(n.t, n.cmd.Start())
 	n.exited = make(chan struct{})
 	go func(c *exec.Cmd, exited chan struct{}) {

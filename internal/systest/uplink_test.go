@@ -8,19 +8,21 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstockmq/penstock/internal/bench"
 	"github.com/penstockmq/penstock/internal/testenv"
+	"github.com/penstockmq/penstock/internal/testmqtt"
 )
 
-const uplinkTopic = "penstock.uplink"
-
-func uplinkSections(k *testenv.Kafka) sections {
-	return sections{
+// startUplinkNode starts a node whose uplink goes to a topic of Kafka.
+func startUplinkNode(t testing.TB, k *testenv.Kafka, topic string) *node {
+	t.Helper()
+	return startNode(t, sections{
 		"kafka":  fmt.Sprintf(`{brokers: [%q], ack_timeout: 1s, dial_timeout: 1s}`, k.Brokers[0]),
-		"uplink": `{routes: [{filter: "devices/+/up/#", topic: penstock.uplink, key: "{client_id}"}]}`,
-	}
+		"uplink": fmt.Sprintf(`{routes: [{filter: "devices/+/up/#", topic: %q, key: "{client_id}"}]}`, topic),
+	})
 }
 
 // uplinkLoad publishes with QoS 1 and a window until all messages are acknowledged.
@@ -78,43 +80,49 @@ type received struct {
 	foreign    int64
 }
 
-// readTopic reads all partitions of the uplink topic from the beginning. Records were keyed by device, so that all of
-// one device's are in one partition; they carry the stamp of package bench: run, device, sequence number.
-func readTopic(t testing.TB, k *testenv.Kafka, devices int) *received {
+// eachRecord reads all partitions of a topic from the beginning to what is their end now.
+func eachRecord(t testing.TB, k *testenv.Kafka, topic string, each func(*sarama.ConsumerMessage)) {
 	t.Helper()
 	cfg := sarama.NewConfig()
 	cfg.Consumer.Fetch.Default = 4 << 20
 	client, err := sarama.NewClient(k.Brokers, cfg)
 	require.NoError(t, err)
 	defer client.Close()
-	partitions, err := client.Partitions(uplinkTopic)
+	partitions, err := client.Partitions(topic)
 	require.NoError(t, err)
 	consumer, err := sarama.NewConsumerFromClient(client)
 	require.NoError(t, err)
 	defer consumer.Close()
-	r := &received{count: make([][]uint16, devices)}
 	for _, p := range partitions {
-		end, err := client.GetOffset(uplinkTopic, p, sarama.OffsetNewest)
+		end, err := client.GetOffset(topic, p, sarama.OffsetNewest)
 		require.NoError(t, err)
-		if end > 0 {
-			r.readPartition(t, consumer, p, end)
+		if end == 0 {
+			continue
 		}
+		pc, err := consumer.ConsumePartition(topic, p, sarama.OffsetOldest)
+		require.NoError(t, err)
+		for last := int64(-1); last+1 < end; {
+			m := next(t, pc.Messages())
+			last = m.Offset
+			each(m)
+		}
+		require.NoError(t, pc.Close())
 	}
-	return r
 }
 
-func (r *received) readPartition(t testing.TB, consumer sarama.Consumer, partition int32, end int64) {
+func readRecords(t testing.TB, k *testenv.Kafka, topic string) (records []*sarama.ConsumerMessage) {
 	t.Helper()
-	pc, err := consumer.ConsumePartition(uplinkTopic, partition, sarama.OffsetOldest)
-	require.NoError(t, err)
-	defer pc.Close()
-	for {
-		m := next(t, pc.Messages())
-		r.note(m.Value)
-		if m.Offset+1 >= end {
-			return
-		}
-	}
+	eachRecord(t, k, topic, func(m *sarama.ConsumerMessage) { records = append(records, m) })
+	return records
+}
+
+// readTopic accounts for the stamps of package bench in a topic: run, device, sequence number. Records were keyed by
+// device, so that all of one device's are in one partition.
+func readTopic(t testing.TB, k *testenv.Kafka, topic string, devices int) *received {
+	t.Helper()
+	r := &received{count: make([][]uint16, devices)}
+	eachRecord(t, k, topic, func(m *sarama.ConsumerMessage) { r.note(m.Value) })
+	return r
 }
 
 func (r *received) note(value []byte) {
@@ -163,9 +171,9 @@ func (r *received) missing() (gaps, distinct int64) {
 }
 
 // checkTopic checks that every acknowledged message is in Kafka, and in order for each device.
-func checkTopic(t testing.TB, k *testenv.Kafka, devices int, messages int64) *received {
+func checkTopic(t testing.TB, k *testenv.Kafka, topic string, devices int, messages int64) {
 	t.Helper()
-	r := readTopic(t, k, devices)
+	r := readTopic(t, k, topic, devices)
 	gaps, distinct := r.missing()
 	t.Logf("Kafka has %d records: %d messages, %d duplicates, %d out of order, %d gaps", r.records, distinct,
 		r.duplicates, r.disorder, gaps)
@@ -173,20 +181,22 @@ func checkTopic(t testing.TB, k *testenv.Kafka, devices int, messages int64) *re
 	require.Zero(t, gaps)
 	require.Zero(t, r.disorder, "messages of one device that overtook another")
 	require.Equal(t, messages, distinct)
-	return r
 }
 
-func (n *node) awaitDrained(within time.Duration) {
+func (n *node) awaitDrained() {
 	n.t.Helper()
-	testenv.Eventually(n.t, within, "the spool has drained", func() bool {
+	testenv.Eventually(n.t, 2*time.Minute, "the spool has drained", func() bool {
 		time.Sleep(20 * time.Millisecond)
 		return n.metric("penstock_spool_messages") == 0 && n.metric("penstock_uplink_circuit_state") == 0
 	})
 }
 
-// TestUplinkSurvivesKafkaBeingStopped is the acceptance case in small; with PENSTOCK_TEST_LONG=1 there is the whole.
-func TestUplinkSurvivesKafkaBeingStopped(t *testing.T) {
-	uplinkThroughOutage(t, 100, 20_000, 5000, 3*time.Second)
+func TestUplinkIntoKafka(t *testing.T) {
+	k := testenv.StartKafka(t)
+	t.Run("records", func(t *testing.T) { uplinkRecords(t, k) })
+	t.Run("stopped", func(t *testing.T) { uplinkThroughOutage(t, k, 100, 20_000, 5000, 3*time.Second) })
+	t.Run("frozen", func(t *testing.T) { uplinkThroughFreeze(t, k, 50, 20_000) })
+	t.Run("node killed with a spool", func(t *testing.T) { uplinkThroughKill(t, k, 50, 10_000) })
 }
 
 // TestMillionUplinkMessagesSurviveKafkaBeingStopped is the acceptance case: a million messages of a thousand devices.
@@ -194,12 +204,12 @@ func TestMillionUplinkMessagesSurviveKafkaBeingStopped(t *testing.T) {
 	if os.Getenv("PENSTOCK_TEST_LONG") != "1" {
 		t.Skip("takes minutes: set PENSTOCK_TEST_LONG=1")
 	}
-	uplinkThroughOutage(t, 1000, 1_000_000, 0, 10*time.Second)
+	uplinkThroughOutage(t, testenv.StartKafka(t), 1000, 1_000_000, 0, 10*time.Second)
 }
 
-func uplinkThroughOutage(t *testing.T, devices int, messages int64, rate float64, outage time.Duration) {
-	k := testenv.StartKafka(t)
-	n := startNode(t, uplinkSections(k))
+func uplinkThroughOutage(t *testing.T, k *testenv.Kafka, devices int, messages int64, rate float64,
+	outage time.Duration) {
+	n := startUplinkNode(t, k, "stopped")
 	load := startUplinkLoad(t, n, devices, messages, rate)
 	load.await(messages / 4)
 	k.Stop()
@@ -213,17 +223,15 @@ func uplinkThroughOutage(t *testing.T, devices int, messages int64, rate float64
 	t.Logf("%d acknowledged in %.1f s: %.0f a second; ack p99 %.0f ms; spool at the end of the outage: %.0f",
 		report.Messages.Acknowledged, report.Measured.Seconds, report.Measured.AckedPerSecond, report.AckLatency.P99,
 		spooled)
-	n.awaitDrained(2 * time.Minute)
+	n.awaitDrained()
 	t.Logf("Kafka was away for %v, and the spool empty %v after its return", up.Sub(down).Round(time.Millisecond),
 		time.Since(up).Round(time.Millisecond))
-	checkTopic(t, k, devices, messages)
+	checkTopic(t, k, "stopped", devices, messages)
 	require.Zero(t, n.metric("penstock_publish_refused_total"))
 }
 
-func TestUplinkSurvivesKafkaBeingFrozen(t *testing.T) {
-	const devices, messages = 50, 20_000
-	k := testenv.StartKafka(t)
-	n := startNode(t, uplinkSections(k))
+func uplinkThroughFreeze(t *testing.T, k *testenv.Kafka, devices int, messages int64) {
+	n := startUplinkNode(t, k, "frozen")
 	load := startUplinkLoad(t, n, devices, messages, 4000)
 	load.await(messages / 4)
 	k.Pause()
@@ -232,14 +240,12 @@ func TestUplinkSurvivesKafkaBeingFrozen(t *testing.T) {
 	<-frozen.C
 	k.Resume()
 	load.finish()
-	n.awaitDrained(2 * time.Minute)
-	checkTopic(t, k, devices, messages)
+	n.awaitDrained()
+	checkTopic(t, k, "frozen", devices, messages)
 }
 
-func TestUplinkSpoolSurvivesKill(t *testing.T) {
-	const devices, messages = 50, 10_000
-	k := testenv.StartKafka(t)
-	n := startNode(t, uplinkSections(k))
+func uplinkThroughKill(t *testing.T, k *testenv.Kafka, devices int, messages int64) {
+	n := startUplinkNode(t, k, "killed")
 	load := startUplinkLoad(t, n, devices, messages, 4000)
 	load.await(messages / 4)
 	k.Stop()
@@ -250,6 +256,33 @@ func TestUplinkSpoolSurvivesKill(t *testing.T) {
 	n.start()
 	require.GreaterOrEqual(t, n.metric("penstock_spool_messages"), spooled)
 	k.Start()
-	n.awaitDrained(2 * time.Minute)
-	checkTopic(t, k, devices, messages)
+	n.awaitDrained()
+	checkTopic(t, k, "killed", devices, messages)
+}
+
+// uplinkRecords looks at what becomes of one MQTT message.
+func uplinkRecords(t *testing.T, k *testenv.Kafka) {
+	n := startUplinkNode(t, k, "records")
+	c := testmqtt.Dial(t, n.mqtt, 5)
+	c.MustConnect("pump-9")
+	trace := "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	pk := testmqtt.PublishPacket("devices/pump-9/up/temperature", []byte("21.5"), 1, 1)
+	pk.Properties.User = []packets.UserProperty{{Key: "traceparent", Val: trace}, {Key: "unit", Val: "C"}}
+	c.Send(pk)
+	require.Less(t, c.Expect(packets.Puback).ReasonCode, byte(0x80))
+	n.awaitDrained() // it may have come before Kafka was reached
+	records := readRecords(t, k, "records")
+	require.Len(t, records, 1)
+	headers := map[string]string{}
+	for _, h := range records[0].Headers {
+		headers[string(h.Key)] = string(h.Value)
+	}
+	require.Equal(t, "21.5", string(records[0].Value))
+	require.Equal(t, "pump-9", string(records[0].Key))
+	require.Equal(t, "pump-9", headers["client_id"])
+	require.Equal(t, "devices/pump-9/up/temperature", headers["mqtt_topic"])
+	require.Equal(t, "1", headers["qos"])
+	require.Equal(t, "C", headers["user.unit"])
+	require.Contains(t, headers["traceparent"], "0af7651916cd43dd8448eb211c80319c")
+	require.NotEmpty(t, headers["received_at"])
 }
