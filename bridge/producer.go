@@ -41,7 +41,7 @@ func (u *Uplink) connect() (*producer, error) {
 	}
 	p := &producer{u: u, async: async, gate: g, failed: make(chan struct{}), ended: make(chan struct{})}
 	g.arm()
-	u.runner.Go(p.readResults)
+	go p.readResults() // dismiss waits for it
 	return p, nil
 }
 

@@ -85,7 +85,7 @@ type Uplink struct {
 
 	ctx     context.Context // ended by Close: no more producing
 	stop    context.CancelFunc
-	runner  sync.WaitGroup // run, and the producers' readers
+	runner  sync.WaitGroup // run
 	drained chan struct{}  // closed by Close when nothing will be spilled any more
 	spooler sync.WaitGroup // spoolLoop
 
@@ -250,7 +250,8 @@ func (u *Uplink) circuit() Circuit {
 func (u *Uplink) inflight() int { return u.Status().Inflight }
 
 // Close takes no more records, waits until Kafka has what was sent to it or ctx ends, and puts the rest into the spool.
-// All of Send's callbacks have been called when it returns. It waits for the disk whatever ctx says.
+// All of Send's callbacks have been called when it returns. Whatever ctx says, it waits for the disk, and up to ten
+// seconds for sarama to end. The Spool must stay open until then.
 func (u *Uplink) Close(ctx context.Context) error {
 	u.mu.Lock()
 	if u.closing || !u.started {
