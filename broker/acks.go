@@ -65,6 +65,13 @@ func (q *ackQueue) open() int {
 	return q.n + q.held
 }
 
+// full reports whether awaitRoom would wait.
+func (q *ackQueue) full(limit int) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.n >= limit || q.gated > 0
+}
+
 // awaitRoom blocks the reading goroutine while the client has as many publishes waiting as it may, or while one of
 // them is gated by a full subscriber.
 func (q *ackQueue) awaitRoom(c *conn) error {
@@ -79,7 +86,6 @@ func (q *ackQueue) awaitRoom(c *conn) error {
 		}
 		room := q.room
 		q.mu.Unlock()
-		c.held.Store(true)
 		if !c.wait(room, 0) {
 			return errStopped
 		}

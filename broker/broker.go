@@ -36,12 +36,14 @@ type Broker struct {
 	store        Store
 	auth         Authenticator
 	responseInfo string
+	streamOnly   bool
 
 	server    *mqtt.Server // never served: it makes clients for hooks
 	hooks     hooks
 	acceptors []Acceptor
 
 	wheel    *timer.Wheel
+	poller   *poller // nil where the stream driver serves all connections
 	sessions registry
 	index    *topic.Index[*subscription]
 	retained *topic.Retained[*retained]
@@ -79,7 +81,7 @@ func New(o Options) (*Broker, error) {
 	capabilities.Compatibilities.NoInheritedPropertiesOnAck = true
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &Broker{
-		log: o.Logger, limits: o.Limits, store: o.Store, auth: o.Authenticator, responseInfo: o.ResponseInformation,
+		log: o.Logger, limits: o.Limits, store: o.Store, auth: o.Authenticator, responseInfo: o.ResponseInformation, streamOnly: o.StreamOnly,
 		server: mqtt.New(&mqtt.Options{Capabilities: capabilities, ClientNetReadBufferSize: 16, Logger: discardLog}),
 		wheel:  timer.New(50*time.Millisecond, 2048),
 		index:  topic.NewIndex[*subscription](), retained: topic.NewRetained[*retained](),
@@ -110,7 +112,11 @@ func (b *Broker) AddHook(h mqtt.Hook, config any) error {
 func (b *Broker) Start() error {
 	b.hooks.prepare()
 	b.wheel.Start()
-	if err := b.load(); err != nil {
+	err := b.load()
+	if err == nil && !b.streamOnly {
+		b.poller, err = newPoller(b)
+	}
+	if err != nil {
 		b.wheel.Stop()
 		return err
 	}
@@ -197,6 +203,7 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 	err := b.waitFor(ctx)
 	close(b.stopped)
 	<-b.flushed
+	b.poller.stop()
 	b.wheel.Stop()
 	if b.hooks.provides[mqtt.OnStopped] {
 		b.hooks.OnStopped()

@@ -31,8 +31,9 @@ const (
 type conn struct {
 	b        *Broker
 	nc       *listen.Conn
-	raw      *rawIO // nil when the socket cannot be read and written directly (TLS, WebSocket)
-	in       []byte // read buffer without raw
+	raw      *rawIO                     // nil when the socket cannot be read and written directly (TLS, WebSocket)
+	polled   atomic.Pointer[pollSocket] // set when the poll driver has taken over; nc is closed then
+	in       []byte                     // read buffer without raw
 	inUsed   int
 	listener string
 	remote   netip.AddrPort
@@ -157,7 +158,7 @@ func (c *conn) scheduleTimer() {
 	}
 }
 
-// stop ends the connection from any goroutine; the first cause counts. The reading goroutine does the rest.
+// stop ends the connection from any goroutine; the first cause counts. The driver does the rest.
 func (c *conn) stop(why cause) {
 	c.endMu.Lock()
 	first := c.cause == nil
@@ -170,7 +171,25 @@ func (c *conn) stop(why cause) {
 	}
 	close(c.done)
 	c.sayGoodbye(&why)
-	_ = c.nc.SetReadDeadline(time.Unix(1, 0)) // wakes the reading goroutine
+	c.wake()
+}
+
+func (c *conn) isStopped() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// wake makes the driver notice that the connection was stopped.
+func (c *conn) wake() {
+	if p := c.polled.Load(); p != nil {
+		p.loop.post(c)
+		return
+	}
+	_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 }
 
 func (c *conn) sayGoodbye(why *cause) {
@@ -186,78 +205,18 @@ func (c *conn) sayGoodbye(why *cause) {
 	c.flush()
 }
 
-// serve is the stream driver: it reads the connection until it ends. It blocks only in fill, with a shallow stack;
-// everything else happens in callees that are not inlined, so that the stack of an idle connection can shrink.
-func (c *conn) serve() {
-	for {
-		err := c.fill()
-		if err == nil {
-			err = c.process()
-		}
-		if err != nil {
-			c.end(err)
-			c.b.wg.Done()
-			return
-		}
-		if c.fresh {
-			// CONNECT has made the stack deep: go on with a new one.
-			c.fresh = false
-			go c.serve()
-			return
-		}
-	}
-}
-
-// fill blocks until there are more bytes.
-func (c *conn) fill() error {
-	if c.raw != nil {
-		return c.raw.fill()
-	}
-	if c.in == nil {
-		c.in = make([]byte, smallBuffer)
-	}
-	n, err := c.nc.Read(c.in[c.inUsed:])
-	c.inUsed += n
-	if n > 0 {
-		return nil
-	}
-	return err
-}
-
-// process handles every complete packet that has been read, then flushes what they caused, and waits where this
-// client has to be slowed down.
-//
-//go:noinline
-func (c *conn) process() (err error) {
-	bt := c.b.getBatch()
+// feed handles the complete packets at the start of data and returns how many bytes they took. It is the seam between
+// a driver and the protocol: a driver owes it the bytes in order, and afterwards a flush and the wait that mustHold
+// asks for. A panic ends this connection and nothing else.
+func (c *conn) feed(bt *batch, data []byte) (consumed int, err error) {
 	defer func() {
+		c.b.counters.bytesIn.Add(int64(consumed))
 		if r := recover(); r != nil {
 			c.log().Error("a packet made the broker panic; its connection is closed", "error", r, "stack", stack())
 			err = &cause{reason: "internal_error", code: packets.ErrImplementationSpecificError, tell: true}
 		}
-		c.b.putBatch(bt)
 	}()
-	buf, used := c.in, c.inUsed
-	if c.raw != nil {
-		c.raw.rused += c.raw.rn
-		buf, used = c.raw.rbuf, c.raw.rused
-	}
 	c.lastRead.Store(c.b.wheel.Monotonic())
-	consumed, err := c.feed(bt, buf[:used])
-	if err == nil {
-		err = c.keep(buf, used, consumed)
-	}
-	bt.flush(c)
-	if err == nil {
-		err = c.throttle(bt)
-	}
-	return err
-}
-
-// feed handles the complete packets at the start of data and returns how many bytes they took. It is the seam between
-// a driver and the protocol: a driver owes it the bytes in order, and the connection the wait that throttle asks for.
-func (c *conn) feed(bt *batch, data []byte) (consumed int, err error) {
-	c.b.counters.bytesIn.Add(int64(len(data))) // corrected by keep for what stays
 	for len(data) > consumed {
 		first, remaining, headerLen, err := wire.Header(data[consumed:])
 		if err != nil {
@@ -291,65 +250,44 @@ func (c *conn) packetLimit() int {
 	return min(c.b.limits.PacketSize, 256<<10)
 }
 
-// keep moves an incomplete packet to the start of the read buffer, and grows or gives back the buffer.
-func (c *conn) keep(buf []byte, used, consumed int) error {
-	rest := used - consumed
-	c.b.counters.bytesIn.Add(-int64(rest))
-	copy(buf, buf[consumed:used])
-	if rest == len(buf) { // one packet fills it: grow with what has arrived, not with what was announced
-		grown := make([]byte, min(2*len(buf), c.packetLimit()+5))
-		copy(grown, buf)
-		buf = grown
-	} else if rest == 0 && c.raw == nil && len(buf) > 16<<10 {
-		buf = make([]byte, smallBuffer)
+// mustHold reports whether this client has to be held up before its socket is read again, and for how long at least:
+// because it reads less than it causes, because too many of its publishes wait for acceptance, because a subscriber
+// that it publishes to has no room, or because it publishes faster than it may.
+func (c *conn) mustHold(room []*conn, published int) (pause time.Duration, must bool) {
+	pause = c.rate.take(c.b.limits.PublishRate, published)
+	return pause, pause > 0 || len(room) > 0 || c.awaitRoom() != nil || c.acks.full(c.b.limits.ReceiveMaximum)
+}
+
+// hold blocks until the client may go on; a subscriber without room is waited for a bounded time. It fails when the
+// connection has been stopped.
+func (c *conn) hold(room []*conn, pause time.Duration) error {
+	for own := c.awaitRoom(); own != nil; own = c.awaitRoom() {
+		if !c.wait(own, 0) {
+			return errStopped
+		}
 	}
-	if c.raw == nil {
-		c.in, c.inUsed = buf, rest
-		return nil
+	c.held.Store(true) // from here on it is not the client's own doing
+	defer c.release()
+	c.awaitSubscribers(room)
+	if err := c.acks.awaitRoom(c); err != nil {
+		return err
 	}
-	c.raw.rbuf, c.raw.rused = buf, rest
-	if rest == 0 {
-		putRead(buf)
-		c.raw.rbuf = nil
+	if pause > 0 && !c.wait(nil, pause) {
+		return errStopped
 	}
 	return nil
 }
 
-// throttle holds up this client's own goroutine, and with it the reading of its socket: while its publish rate is
-// exceeded, while what it must read piles up, while more of its publishes wait for acceptance than it may have, and
-// for a bounded time while a subscriber that it publishes to catches up.
-func (c *conn) throttle(bt *batch) error {
-	for {
-		room := c.awaitRoom()
-		if room == nil {
-			break
-		}
-		if !c.wait(room, 0) {
-			return errStopped
-		}
-	}
-	if room := bt.takeRoom(); room != nil {
-		c.held.Store(true)
-		c.awaitSubscribers(room)
-	}
-	if err := c.acks.awaitRoom(c); err != nil {
-		return err
-	}
-	if pause := c.rate.take(c.b.limits.PublishRate, bt.published); pause > 0 {
-		c.held.Store(true)
-		if !c.wait(nil, pause) {
-			return errStopped
-		}
-	}
-	if c.held.Load() {
-		c.lastRead.Store(c.b.wheel.Monotonic())
-		c.held.Store(false)
-	}
-	return nil
+func (c *conn) release() {
+	c.lastRead.Store(c.b.wheel.Monotonic())
+	c.held.Store(false)
 }
 
 // awaitSubscribers waits until each of them has room again; one that has none in time is marked slow.
 func (c *conn) awaitSubscribers(full []*conn) {
+	if len(full) == 0 {
+		return
+	}
 	limit := time.NewTimer(roomWait)
 	defer limit.Stop()
 	late := false
@@ -401,10 +339,10 @@ func malformed(err error) *cause {
 	return protocolError(code)
 }
 
-// end is the reading goroutine's last act: the session goes offline, the client learns why, the socket is closed.
-//
-//go:noinline
-func (c *conn) end(err error) {
+// goOffline takes the connection out of its session and tells the client why it ends, where it may still listen. The
+// driver has stopped reading, and closes the socket afterwards. It may block for the store. linger reports that the
+// client should get some time to read the last packet.
+func (c *conn) goOffline(err error) (linger bool) {
 	why := causeOf(err)
 	c.endMu.Lock()
 	first := c.cause == nil
@@ -419,19 +357,16 @@ func (c *conn) end(err error) {
 	}
 	c.b.wheel.Cancel(&c.timer)
 	c.disconnected(&why)
-	if why.tell || c.session.Load() == nil {
-		c.linger()
-	}
-	c.closeOut()
-	_ = c.nc.Close()
-	if c.raw != nil && c.raw.rbuf != nil {
-		putRead(c.raw.rbuf)
-		c.raw.rbuf = nil
-	}
-	if s := c.session.Load(); s != nil && c.client != nil {
-		c.client.Stop(&why)
+	return why.tell || c.session.Load() == nil
+}
+
+// closed is the last that happens to a connection; its socket is closed already.
+func (c *conn) closed() {
+	if c.session.Load() != nil {
+		c.client.Stop(c.cause)
 	}
 	c.b.forget(c)
+	c.b.wg.Done()
 }
 
 func causeOf(err error) cause {
@@ -446,28 +381,4 @@ func causeOf(err error) cause {
 	default:
 		return cause{reason: "read_error", err: err}
 	}
-}
-
-// linger lets a client read the last packet: closing a socket that still holds unread input would reset it, and the
-// reset overtakes the packet.
-func (c *conn) linger() {
-	c.flush()
-	if half, ok := c.nc.Conn.(interface{ CloseWrite() error }); ok && c.outEmpty() {
-		_ = half.CloseWrite()
-	}
-	_ = c.nc.SetReadDeadline(time.Now().Add(lingerFor))
-	var scratch [512]byte
-	for discarded := 0; discarded < 1<<20; {
-		n, err := c.nc.Read(scratch[:])
-		if err != nil {
-			return
-		}
-		discarded += n
-	}
-}
-
-func (c *conn) outEmpty() bool {
-	c.out.mu.Lock()
-	defer c.out.mu.Unlock()
-	return len(c.out.buf) == 0 && !c.out.writing
 }

@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -62,6 +63,7 @@ func launch(t testing.TB, o broker.Options, hooks ...mqtt.Hook) (n *node, stop f
 	if o.Authenticator == nil {
 		o.Authenticator = anyone{}
 	}
+	o.StreamOnly = os.Getenv("PENSTOCK_TEST_DRIVER") == "stream"
 	b, err := broker.New(o)
 	require.NoError(t, err)
 	for _, h := range hooks {

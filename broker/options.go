@@ -16,6 +16,9 @@ type Options struct {
 	// ResponseInformation is given to MQTT 5 clients that ask for it, with %c replaced by their client identifier; empty:
 	// none (MQTT 5, 3.2.2.3.15).
 	ResponseInformation string
+	// StreamOnly gives every connection a goroutine for good, instead of having plain TCP on Linux served by epoll. It is
+	// for mochi hooks that block: a goroutine waits for them, where an epoll loop would hold up its other connections.
+	StreamOnly bool
 
 	Limits Limits
 }

@@ -149,20 +149,34 @@ func (c *conn) flush() {
 	data := o.buf
 	o.buf = nil
 	o.mu.Unlock()
+	c.writeOut(data, 0)
+}
+
+// writeOut writes data from written on, and what has come to wait meanwhile, and gives up the write side, which the
+// caller owns.
+func (c *conn) writeOut(data []byte, written int) {
 	for tries := 0; data != nil; tries++ {
 		n, err := 0, error(nil)
-		if c.raw != nil && tries < 8 {
-			n, err = c.raw.tryWrite(data)
+		polled := c.polled.Load()
+		switch {
+		case polled != nil:
+			n, err = polled.tryWrite(data[written:])
+		case c.raw != nil && tries < 8:
+			n, err = c.raw.tryWrite(data[written:])
 		}
 		if err != nil {
 			c.writeFailed(err)
 			return
 		}
-		if n < len(data) {
-			c.spawnWriter(data, n)
+		if written += n; written < len(data) {
+			if polled != nil {
+				polled.writeLater(data, written)
+			} else {
+				c.spawnWriter(data, written)
+			}
 			return
 		}
-		data = c.wrote(data)
+		data, written = c.wrote(data), 0
 	}
 }
 
@@ -205,10 +219,14 @@ func (c *conn) wrote(data []byte) (more []byte) {
 	return more
 }
 
-func (c *conn) writeFailed(err error) {
+func (c *conn) giveUpWriting() {
 	c.out.mu.Lock()
 	c.out.writing = false
 	c.out.mu.Unlock()
+}
+
+func (c *conn) writeFailed(err error) {
+	c.giveUpWriting()
 	c.stop(cause{reason: "write_error", err: err})
 }
 

@@ -44,7 +44,7 @@ func (c *conn) handleSubscribe(bt *batch, pk *packets.Packet) error {
 		for _, sub := range replay {
 			c.b.sendRetained(c, s, sub, sub.Filter)
 		}
-	}, len(replay) > 0)
+	}, len(replay) > 0 && c.b.retained.Len() > 0)
 	return nil
 }
 
@@ -53,7 +53,9 @@ func (c *conn) handleSubscribe(bt *batch, pk *packets.Packet) error {
 func (c *conn) whenStored(ops []Op, answer, after func(), hasAfter bool) {
 	if len(ops) == 0 || c.b.store == nil {
 		answer()
-		after()
+		if hasAfter {
+			c.inBackground(after)
+		}
 		return
 	}
 	c.b.store.Apply(&Tx{Ops: ops}, func(err error) {
@@ -64,13 +66,18 @@ func (c *conn) whenStored(ops []Op, answer, after func(), hasAfter bool) {
 		answer()
 		c.b.flushLater(c)
 		if hasAfter {
-			c.b.wg.Add(1)
-			go func() {
-				defer c.b.wg.Done()
-				after()
-			}()
+			c.inBackground(after)
 		}
 	})
+}
+
+// inBackground runs f, which may wait for this client's socket, while the connection lasts.
+func (c *conn) inBackground(f func()) {
+	c.b.wg.Add(1)
+	go func() {
+		defer c.b.wg.Done()
+		f()
+	}()
 }
 
 // answeredBy is what hooks are shown when a SUBSCRIBE or UNSUBSCRIBE has been answered, which may be after the read
