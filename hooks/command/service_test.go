@@ -86,6 +86,16 @@ func TestExpiresWhileOffline(t *testing.T) {
 	})
 }
 
+func TestExpiresBehindOneThatLastsLonger(t *testing.T) {
+	inBubble(t, nil, func(r *rig) {
+		r.one("pump", `,"ttl_s":3600`)
+		r.sleep(time.Second)
+		st := r.one("pump", `,"ttl_s":5`)
+		r.sleep(5*time.Second + time.Millisecond)
+		r.state(st.ID, Expired)
+	})
+}
+
 func TestAckTimeoutSendsAgainWithPause(t *testing.T) {
 	inBubble(t, nil, func(r *rig) {
 		r.connect("pump")

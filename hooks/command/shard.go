@@ -156,6 +156,9 @@ func (sh *shard) settle(e *execution) {
 		sh.move(e, want)
 	}
 	sh.deadlines.set(e, e.cmd.deadline(&e.Execution, sh.s.runningTimeout))
+	if e.heapAt == 0 { // the goroutine may be asleep until a later one
+		sh.nudge()
+	}
 }
 
 // move takes e from one place at its device to another, and forgets a device with nothing left. mu is held.
