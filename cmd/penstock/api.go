@@ -29,8 +29,8 @@ const (
 type apiFlags struct{ url, token string }
 
 func (f *apiFlags) add(cmd *cobra.Command) {
-	cmd.PersistentFlags().StringVar(&f.url, "url", cmp.Or(os.Getenv("PENSTOCK_URL"), defaultURL),
-		"where the node serves HTTP (environment: PENSTOCK_URL)")
+	server := cmp.Or(os.Getenv("PENSTOCK_SERVER"), defaultURL)
+	cmd.PersistentFlags().StringVar(&f.url, "server", server, "where the node serves HTTP (environment: PENSTOCK_SERVER)")
 	cmd.PersistentFlags().StringVar(&f.token, "token", "",
 		"admin token (environment: PENSTOCK_ADMIN_TOKEN; else ./data/admin-token is read)")
 }
@@ -39,7 +39,7 @@ func (f *apiFlags) add(cmd *cobra.Command) {
 func (f *apiFlags) client() (*apiClient, error) {
 	base, err := url.Parse(f.url)
 	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
-		return nil, &exitError{exitUsage, fmt.Errorf("--url %q is not an http or https URL", f.url)}
+		return nil, &exitError{exitUsage, fmt.Errorf("--server %q is not an http or https URL", f.url)}
 	}
 	token := cmp.Or(f.token, os.Getenv("PENSTOCK_ADMIN_TOKEN"))
 	if token == "" {
@@ -116,7 +116,7 @@ func (c *apiClient) do(ctx context.Context, method, path string, in any) (*http.
 		if errors.As(err, &cause) {
 			err = cause.Err
 		}
-		return nil, fmt.Errorf("reach the node at %s: %w (is it running? see --url)", c.base, err)
+		return nil, fmt.Errorf("reach the node at %s: %w (is it running? see --server)", c.base, err)
 	}
 	if resp.StatusCode < 400 {
 		return resp, nil

@@ -58,7 +58,9 @@ func next(n *node.Node, demo bool, token string) (lines []string) {
 	lines = append(lines,
 		fmt.Sprintf(`curl -s %s/v1/commands -H 'Authorization: Bearer %s' -H 'Content-Type: application/json' `+
 			`-d '{"targets":{"devices":["%s"]},"payload":"open"}'`, n.HTTPURL(), token, device),
-		fmt.Sprintf("%s clients list --url %s --token %s", os.Args[0], n.HTTPURL(), token))
+		fmt.Sprintf("%s push --server %s --token %s --devices %s --payload open --wait",
+			os.Args[0], n.HTTPURL(), token, device),
+		fmt.Sprintf("%s clients list --server %s --token %s", os.Args[0], n.HTTPURL(), token))
 	return lines
 }
 

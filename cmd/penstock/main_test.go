@@ -75,8 +75,8 @@ func TestExitCodes(t *testing.T) {
 		"faulty configuration":    {[]string{"config", "check", "-c", faulty}, 2, []string{"limts", "http.adress", "2 faults"}},
 		"serve it nevertheless":   {[]string{"serve", "--config", faulty}, 2, []string{"limts", "http.adress", "2 faults"}},
 		"no such file":            {[]string{"serve", "--config", "/nowhere"}, 2, []string{"/nowhere"}},
-		"a URL that is none":      {[]string{"nodes", "--url", "127.0.0.1:1"}, 2, []string{"not an http or https URL"}},
-		"a node that is not here": {[]string{"nodes", "--url", "http://127.0.0.1:1"}, 1, []string{"is it running?"}},
+		"a URL that is none":      {[]string{"nodes", "--server", "127.0.0.1:1"}, 2, []string{"not an http or https URL"}},
+		"a node that is not here": {[]string{"nodes", "--server", "http://127.0.0.1:1"}, 1, []string{"is it running?"}},
 		"an empty password":       {[]string{"token", "hash"}, 2, []string{"empty"}},
 		"both file and demo":      {[]string{"serve", "--demo", "--config", faulty}, 2, []string{"demo"}},
 		"a wrong log level":       {[]string{"serve", "--demo", "--log-level", "loud"}, 2, []string{"log.level"}},
@@ -163,16 +163,19 @@ func TestServeUntilSIGTERM(t *testing.T) {
 	cmd, url, token := serving(t, data)
 	require.NotEmpty(t, token, "the first start shows the admin token")
 
-	code, out, stderr := finish(t, penstock(t, "nodes", "--url", url, "--token", token))
+	code, out, stderr := finish(t, penstock(t, "nodes", "--server", url, "--token", token))
 	assert.Equal(t, 0, code, stderr)
 	assert.Contains(t, out, "mqtt://127.0.0.1:")
-	code, out, _ = finish(t, penstock(t, "clients", "list", "--url", url, "--token", token))
+	code, out, _ = finish(t, penstock(t, "clients", "list", "--server", url, "--token", token))
 	assert.Equal(t, 0, code)
 	assert.Contains(t, out, "CLIENT")
-	code, _, stderr = finish(t, penstock(t, "clients", "list", "--url", url))
+	code, _, stderr = finish(t, penstock(t, "clients", "list", "--server", url))
 	assert.Equal(t, 1, code)
 	assert.Contains(t, stderr, "admin token")
-	code, _, stderr = finish(t, penstock(t, "uplink", "tail", "--url", url, "--token", token))
+	code, out, stderr = finish(t, penstock(t, "token", "issue", "pump-1", "--ttl", "1h", "--server", url, "--token", token))
+	assert.Equal(t, 0, code, stderr)
+	assert.Regexp(t, `^eyJ\S+\n$`, out, "a token and nothing else, for scripts")
+	code, _, stderr = finish(t, penstock(t, "uplink", "tail", "--server", url, "--token", token))
 	assert.Equal(t, 0, code, stderr)
 
 	second := write(t, fmt.Sprintf("node: {data: %q}\nlisteners: [{type: tcp, address: \"127.0.0.1:0\"}]\n"+

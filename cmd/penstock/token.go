@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -17,7 +20,39 @@ import (
 func newTokenCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "token", Short: "Make credentials", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(newTokenHashCommand())
+	cmd.AddCommand(newTokenHashCommand(), newTokenIssueCommand())
+	return cmd
+}
+
+func newTokenIssueCommand() *cobra.Command {
+	var api apiFlags
+	var product string
+	var ttl time.Duration
+	cmd := &cobra.Command{
+		Use: "issue DEVICE", Short: "Make a token for a device, known or new; it is the device's MQTT password",
+		Args: cobra.ExactArgs(1),
+	}
+	api.add(cmd)
+	cmd.Flags().StringVar(&product, "product", "", "product of a device that is new")
+	cmd.Flags().DurationVar(&ttl, "ttl", 0, "life of the token; 0: as configured")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := api.client()
+		if err != nil {
+			return err
+		}
+		in := map[string]any{"product": product, "ttl_s": int64(ttl / time.Second)}
+		var out struct {
+			Token   string    `json:"token"`
+			Expires time.Time `json:"expires_at"`
+		}
+		path := "/v1/devices/" + url.PathEscape(args[0]) + "/token"
+		if err := c.call(cmd.Context(), http.MethodPost, path, in, &out); err != nil {
+			return fmt.Errorf("issue token for %s: %w", printable(args[0]), err)
+		}
+		fmt.Fprintln(cmd.ErrOrStderr(), "expires", out.Expires.Local().Format(time.RFC3339))
+		fmt.Fprintln(cmd.OutOrStdout(), out.Token)
+		return nil
+	}
 	return cmd
 }
 
