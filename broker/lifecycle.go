@@ -27,10 +27,11 @@ func (c *conn) disconnected(why *cause) {
 	}
 	done := c.b.goOffline(s, why.clean, why.keepWill)
 	ended := !s.durable
+	willWaits := why.keepWill && s.will != nil && s.inStore
 	s.mu.Unlock()
 	done()
 	c.b.hooks.disconnect(c, why, ended)
-	if ended {
+	if ended && !willWaits {
 		release := c.b.sessions.claim(s.id)
 		if c.b.sessions.get(s.id) == s && !s.online() {
 			c.b.endSession(s, "disconnected")

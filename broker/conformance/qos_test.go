@@ -322,3 +322,18 @@ func acksInOrder(e *env) {
 		require.Equal(e, id, pk.PacketID)
 	}
 }
+
+func pubrelsInOrder(e *env) {
+	sub, pub := e.subscriber("sub", 2, e.topic("t")), e.connect("pub")
+	var ids []uint16
+	for range 10 {
+		e.publish(pub, e.topic("t"), "x", 2)
+		ids = append(ids, sub.ExpectPublish(e.topic("t"), "x").PacketID)
+	}
+	for _, id := range ids {
+		sub.Ack(packets.Pubrec, id)
+	}
+	for _, id := range ids {
+		require.Equal(e, id, sub.Expect(packets.Pubrel).PacketID)
+	}
+}
