@@ -5,7 +5,7 @@ BIN         := bin/penstock
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS     := -X github.com/penstockmq/penstock/node.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-RACE        := ./broker/... ./hooks/... ./cluster/... ./store/...
+RACE        := ./broker/... ./hooks/... ./store/...
 FUZZTIME    ?= 10s
 
 .PHONY: help run build deps test race bench lint fuzz docs clean
