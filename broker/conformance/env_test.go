@@ -82,6 +82,7 @@ func start(t testing.TB, o broker.Options) *node {
 	require.NoError(t, b.Start())
 	n := &node{Broker: b, watch: w}
 	n.addr, n.wsAddr = n.listen(t, "tcp"), n.listen(t, "ws")
+	b.Publish(&broker.Message{Topic: endOfRetained, Retain: true, Payload: []byte("end")}, nil)
 	t.Cleanup(func() { n.stop(t) })
 	return n
 }
@@ -101,6 +102,10 @@ func (n *node) stop(t testing.TB) {
 	}
 }
 
+// endOfRetained is the topic of a retained message. Whoever subscribes to it last in a SUBSCRIBE knows, when it comes,
+// that it has got all other retained messages.
+const endOfRetained = "$end/retained"
+
 // env is what one case works with: a broker, which others use at the same time, and names that nobody else uses.
 type env struct {
 	*testing.T
@@ -115,6 +120,13 @@ func (e *env) alone(o broker.Options) *env {
 	own := *e
 	own.node = start(e.T, o)
 	return &own
+}
+
+// anew is the same case with names of its own once more.
+func (e *env) anew() *env {
+	again := *e
+	again.prefix = newPrefix()
+	return &again
 }
 
 func (e *env) v5() bool { return e.version == 5 }
@@ -153,6 +165,19 @@ func (e *env) subscriber(name string, qos byte, filters ...string) *testmqtt.Cli
 		require.Equal(e, qos, code, filters[i])
 	}
 	return c
+}
+
+// subscribeRetained subscribes, and returns the retained messages that come because of it, unacknowledged.
+func (e *env) subscribeRetained(c *testmqtt.Client, subs ...packets.Subscription) (messages []packets.Packet) {
+	e.Helper()
+	c.SubscribeWith(append(subs, packets.Subscription{Filter: endOfRetained})...)
+	for {
+		pk := c.Expect(packets.Publish)
+		if pk.TopicName == endOfRetained {
+			return messages
+		}
+		messages = append(messages, pk)
+	}
 }
 
 // drop ends a connection without DISCONNECT and waits until the broker has done all that follows from it.

@@ -286,13 +286,13 @@ func ordered(e *env) {
 	}
 	for _, sub := range subs {
 		for i := range messages {
-			e.take(sub, e.topic("t/1"), strconv.Itoa(i), byte(i%3))
+			require.Equal(e, byte(i%3), sub.ExpectPublish(e.topic("t/1"), strconv.Itoa(i)).FixedHeader.Qos)
 		}
 	}
 	back, _ := e.reconnect("sleeper", testmqtt.Durable())
 	for i := range messages {
 		if i%3 > 0 {
-			e.take(back, e.topic("t/1"), strconv.Itoa(i), byte(i%3))
+			require.Equal(e, byte(i%3), back.ExpectPublish(e.topic("t/1"), strconv.Itoa(i)).FixedHeader.Qos)
 		}
 	}
 }

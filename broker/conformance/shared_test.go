@@ -142,7 +142,7 @@ func sharedRefusal(e *env) {
 // sharedAndRetained: a shared subscription gets no retained messages when it is made.
 func sharedAndRetained(e *env) {
 	e.retain(e.connect("pub"), e.topic("t"), "kept", 1)
-	e.subscriber("sub", 1, e.shared("g", "t")).Nothing()
+	require.Empty(e, e.lateSubscriber("sub", e.shared("g", "t")))
 }
 
 // sharedAndOwn: a client with a shared and an ordinary subscription gets a copy for each.

@@ -49,6 +49,8 @@ func TestMQTT5Unnumbered(t *testing.T) { runAll(t, 5, unnumbered5) }
 
 var cases atomic.Int64
 
+func newPrefix() string { return "c" + strconv.FormatInt(cases.Add(1), 10) }
+
 // runAll runs every case on one broker; those that need other limits, or topics for themselves, start their own.
 func runAll(t *testing.T, version byte, statements []statement) {
 	n := startDurable(t, broker.Options{ResponseInformation: "answers/%c"})
@@ -58,7 +60,7 @@ func runAll(t *testing.T, version byte, statements []statement) {
 		}
 		t.Run(s.name(), func(t *testing.T) {
 			t.Parallel()
-			s.check(&env{T: t, node: n, version: version, prefix: "c" + strconv.FormatInt(cases.Add(1), 10)})
+			s.check(&env{T: t, node: n, version: version, prefix: newPrefix()})
 		})
 	}
 }

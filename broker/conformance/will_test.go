@@ -132,7 +132,7 @@ func willIsNotRetained(e *env) {
 	witness := e.willWitness()
 	e.drop(e.connect("c", e.will()))
 	require.False(e, e.take(witness, e.topic("will"), "gone", 1).FixedHeader.Retain)
-	e.subscriber("late", 0, e.topic("will")).Nothing()
+	require.Empty(e, e.lateSubscriber("late", e.topic("will")))
 }
 
 func willIsRetained(e *env) {
@@ -143,7 +143,7 @@ func willIsRetained(e *env) {
 	require.True(e, e.take(late, e.topic("will"), "gone", 1).FixedHeader.Retain)
 	e.drop(e.connect("c", testmqtt.Will(e.topic("will"), "", 0, true)))
 	e.take(witness, e.topic("will"), "", 0)
-	e.subscriber("later", 0, e.topic("will")).Nothing()
+	require.Empty(e, e.lateSubscriber("later", e.topic("will")))
 }
 
 func emptyWillPayload(e *env) {
