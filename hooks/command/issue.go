@@ -59,14 +59,13 @@ func (s *Service) issue(in Input, answer func(Status, error)) {
 		answer(Status{}, fault)
 		return
 	}
-	is, existing, fault := s.begin(in, req, answer)
+	is, stored, fault := s.begin(in, req, answer)
 	switch {
 	case fault != nil:
 		answer(Status{}, fault)
-	case existing && is.done:
-		answer(is.cmd.status(), nil)
-	case existing: // answered together with the first one
-	default:
+	case stored != nil:
+		answer(stored.status(), nil)
+	case is != nil:
 		s.submit(is, req)
 	}
 }
@@ -84,29 +83,31 @@ func (in *Input) mergeKey(req *parsed) *Problem {
 	return nil
 }
 
-// begin reserves key, id and room for a command, or finds the one that has the key already.
-func (s *Service) begin(in Input, req *parsed, answer func(Status, error)) (is *issue, existing bool, p *Problem) {
+// begin reserves key, id and room for a command, or finds the one that has the key already. It returns neither when that
+// one is still being stored: answer is then called together with the first one's.
+func (s *Service) begin(in Input, req *parsed, answer func(Status, error)) (is *issue, stored *command, p *Problem) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	hash := req.hash()
 	if is := s.byKey[in.Key]; in.Key != "" && is != nil {
 		if !bytes.Equal(is.hash, hash) {
-			return nil, false, problem(http.StatusConflict, "the idempotency key %q stands for another command",
+			return nil, nil, problem(http.StatusConflict, "the idempotency key %q stands for another command",
 				clip(in.Key))
 		}
-		if !is.done {
-			is.waiting = append(is.waiting, answer)
+		if is.done {
+			return nil, is.cmd, nil
 		}
-		return is, true, nil
+		is.waiting = append(is.waiting, answer)
+		return nil, nil, nil
 	}
 	switch {
 	case s.stopped || !s.started:
-		return nil, false, problem(http.StatusServiceUnavailable, "commands are not taken now")
+		return nil, nil, problem(http.StatusServiceUnavailable, "commands are not taken now")
 	case s.commands[req.ID] != nil:
-		return nil, false, problem(http.StatusConflict, "there is another command with the id %q", req.ID)
+		return nil, nil, problem(http.StatusConflict, "there is another command with the id %q", req.ID)
 	}
 	if p := s.roomLocked(int64(len(req.payload))); p != nil {
-		return nil, false, p
+		return nil, nil, p
 	}
 	is = &issue{key: in.Key, hash: hash, waiting: []func(Status, error){answer}, size: int64(len(req.payload))}
 	is.cmd = newCommand(s.recordLocked(in, req, hash))
@@ -117,7 +118,7 @@ func (s *Service) begin(in Input, req *parsed, answer func(Status, error)) (is *
 	if in.Key != "" {
 		s.byKey[in.Key] = is
 	}
-	return is, false, nil
+	return is, nil, nil
 }
 
 // roomLocked says why another unfinished command cannot be taken.

@@ -53,7 +53,9 @@ func (m *model) device() string { return m.devices[m.dice.IntN(len(m.devices))] 
 
 func (m *model) step() {
 	device := m.device()
+	m.store.mu.Lock() // crash makes a new one
 	m.store.onWrite = func(old *Execution, u *Update) { checkStep(m.T, old, &u.Execution) }
+	m.store.mu.Unlock()
 	switch m.dice.IntN(14) {
 	case 0, 1:
 		more := ""
