@@ -48,8 +48,10 @@ type Broker struct {
 	index    *topic.Index[*subscription]
 	retained *topic.Retained[*retained]
 	counters counters
-	batches  sync.Pool
-	loads    chan struct{} // how many sessions' queues are read from the store at once
+
+	refusalLog *rate.Limiter // refused clients may come in floods: beyond this they are logged at debug level only
+	batches    sync.Pool
+	loads      chan struct{} // how many sessions' queues are read from the store at once
 
 	flushMu   sync.Mutex
 	toFlush   []*conn
@@ -89,6 +91,7 @@ func New(o Options) (*Broker, error) {
 		ctx: ctx, cancel: cancel, stopped: make(chan struct{}), flushed: make(chan struct{}),
 		conns: make(map[*conn]struct{}),
 	}
+	b.refusalLog = rate.NewLimiter(10, 50)
 	b.hooks.b = b
 	b.hooks.Log = o.Logger
 	b.batches.New = func() any { return &batch{index: make(map[*Session]int)} }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -130,7 +131,11 @@ func (c *conn) checkWill(pk *packets.Packet) (*Will, error) {
 // gets no answer [MQTT-3.1.4-1].
 func (c *conn) refuseConnect(code packets.Code, reason string, err error) error {
 	c.b.counters.connectRefused.add(reason, 1)
-	c.log().Info("connection refused", "reason", code.Reason, "error", err)
+	level := slog.LevelDebug
+	if c.b.refusalLog.Allow() {
+		level = slog.LevelInfo
+	}
+	c.log().Log(context.Background(), level, "connection refused", "reason", code.Reason, "error", err)
 	answered := c.version >= 5 || c.version >= 3 && (reason != "malformed" ||
 		code.Code == packets.ErrUnsupportedProtocolVersion.Code || code.Code == packets.ErrClientIdentifierNotValid.Code)
 	if answered {

@@ -57,11 +57,12 @@ type Config struct {
 	// drip in do not extend it.
 	HandshakeTimeout time.Duration
 
-	// Admit decides by the real address of the client, before any TLS or WebSocket work; the text is logged when it
-	// refuses. It must not block, and is called from several goroutines. Nil admits everyone.
+	// Admit decides by the real address of the client, before any TLS or WebSocket work. When it refuses, its word is the
+	// reason that Refused gets (empty: ReasonDenied). It must not block, and is called from several goroutines. Nil
+	// admits everyone.
 	Admit func(netip.Addr) (bool, string)
-	// Refused is called once for each connection that Accept will not return, with one of the Reason constants, from
-	// several goroutines; it must not block. Connections cut by Close are not counted. Nil: not counted.
+	// Refused is called once for each connection that Accept will not return, with one of the Reason constants or
+	// Admit's word, from several goroutines; it must not block. Connections cut by Close are not counted. Nil: not counted.
 	Refused func(reason string)
 	// Logger gets what an operator must know at Info and above, and each refusal at Debug. Nil: nothing is logged.
 	Logger *slog.Logger

@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"net"
@@ -106,7 +107,7 @@ func (l *Listener) handshake(tcp *net.TCPConn, deadline time.Time) (*Conn, *refu
 
 func (l *Listener) admit(addr netip.Addr) *refusal {
 	if ok, why := l.cfg.Admit(addr); !ok {
-		return &refusal{ReasonDenied, errors.New(why)}
+		return &refusal{cmp.Or(why, ReasonDenied), errors.New("source address is not admitted")}
 	}
 	return nil
 }

@@ -113,11 +113,11 @@ func TestAddressesAreAdmittedBeforeAnyByte(t *testing.T) {
 		{"load balancer itself", "tcp", "v1", "PROXY UNKNOWN\r\n", "127.0.0.1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			admit := func(a netip.Addr) (bool, string) { return a.String() != c.denied, "on a list" }
+			admit := func(a netip.Addr) (bool, string) { return a.String() != c.denied, "on_a_list" }
 			cfg := listen.Config{Type: c.kind, ProxyProtocol: c.proxy, ProxyFrom: loopback, Admit: admit}
 			r := start(t, cfg, nil)
 			requireClosed(t, r.socket(t, c.first))
-			eventually(t, "counted as denied", func() bool { return r.refused.of(listen.ReasonDenied) == 1 })
+			eventually(t, "counted with Admit's word", func() bool { return r.refused.of("on_a_list") == 1 })
 			require.Empty(t, r.conns)
 		})
 	}
