@@ -97,7 +97,7 @@ func newNode(t testing.TB, s sections) *node {
 		n.kill()
 		if t.Failed() {
 			text := n.log()
-			t.Logf("the log of the node ends with:\n%s", text[max(0, len(text)-6000):])
+			t.Logf("the log of the node ends with:\n%s", text[max(0, len(text)-3000):])
 		}
 	})
 	return n
