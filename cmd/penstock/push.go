@@ -28,8 +28,8 @@ const (
 	waitDelivered = "delivered"
 )
 
-// pushResultTimeout is how long push --wait gives a device for its result when nothing else is said: a device that never
-// answers must not hold up the terminal for ever.
+// pushResultTimeout is how long push --wait gives a device for its result when nothing else is said: a device that
+// never answers must not hold up the terminal for ever.
 const pushResultTimeout = 5 * time.Minute
 
 // pushFlags are the flags of push.

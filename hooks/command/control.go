@@ -117,9 +117,9 @@ func (s *Service) everywhere(ctx context.Context, f func(*shard)) error {
 	return nil
 }
 
-// Retry starts every execution again that has ended without success: it enters a new round, with a new execution id, all
-// of the command's time to live, and a state that begins anew. A success that is answered to an earlier round still
-// counts (late), so that a device need not do twice what it has done. It blocks until that is stored.
+// Retry starts every execution again that has ended without success: it enters a new round, with a new execution id,
+// all of the command's time to live, and a state that begins anew. A success that is answered to an earlier round
+// still counts (late), so that a device need not do twice what it has done. It blocks until that is stored.
 func (s *Service) Retry(ctx context.Context, id string) (Status, error) {
 	c, err := s.lookup(id)
 	if err != nil {

@@ -109,8 +109,8 @@ func (s *Service) changed(c *command) {
 }
 
 // finish ends the command if nothing more is to come, and keeps its counts in the store. While a transition is not
-// counted yet, it waits for that one: so the stored counts are complete. A command that has come to life again, because a
-// device that was through with it says that it is at work, is unfinished from then on.
+// counted yet, it waits for that one: so the stored counts are complete. A command that has come to life again,
+// because a device that was through with it says that it is at work, is unfinished from then on.
 func (s *Service) finish(c *command) {
 	c.mu.Lock()
 	open := c.record.Counts.open(c.awaitsResult) > 0

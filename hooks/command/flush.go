@@ -109,8 +109,8 @@ func (sh *shard) drain() {
 	}
 }
 
-// await has done called when everything that was changed so far is on disk and was counted. It returns false, and done is
-// not called, when the shard has stopped. mu is held.
+// await has done called when everything that was changed so far is on disk and was counted. It returns false, and done
+// is not called, when the shard has stopped. mu is held.
 func (sh *shard) await(done func(error)) bool {
 	if sh.stopped {
 		return false

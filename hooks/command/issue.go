@@ -83,8 +83,8 @@ func (in *Input) mergeKey(req *parsed) *Problem {
 	return nil
 }
 
-// begin reserves key, id and room for a command, or finds the one that has the key already. It returns neither when that
-// one is still being stored: answer is then called together with the first one's.
+// begin reserves key, id and room for a command, or finds the one that has the key already. It returns neither when
+// that one is still being stored: answer is then called together with the first one's.
 func (s *Service) begin(in Input, req *parsed, answer func(Status, error)) (is *issue, stored *command, p *Problem) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,7 +210,8 @@ func (s *Service) online() ([]string, *Problem) {
 			}
 		}
 		if len(devices) > s.cfg.Targets {
-			return nil, faults{{"body.targets.online", "more clients are connected than a command may have devices"}}.problem()
+			const tooMany = "more clients are connected than a command may have devices"
+			return nil, faults{{"body.targets.online", tooMany}}.problem()
 		}
 		cursor = page[len(page)-1].ClientID
 	}

@@ -13,9 +13,9 @@ import (
 	"github.com/penstockmq/penstock/broker"
 )
 
-// TestAnythingInAnyOrder does random things to commands and checks, with every version that the store gets, that no state
-// goes back but from SENT to QUEUED, that what has ended stays so within its round, and at every rest that the counts are
-// those of the stored executions.
+// TestAnythingInAnyOrder does random things to commands and checks, with every version that the store gets, that no
+// state goes back but from SENT to QUEUED, that what has ended stays so within its round, and at every rest that the
+// counts are those of the stored executions.
 func TestAnythingInAnyOrder(t *testing.T) {
 	for seed := range uint64(20) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { playModel(t, rand.New(rand.NewPCG(seed, 1)), 150) })

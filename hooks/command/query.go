@@ -93,8 +93,8 @@ func (s *Service) List(cursor string, limit int) (StatusPage, error) {
 	return page, nil
 }
 
-// Executions returns executions of a command after the cursor, as they are stored, all of them or (state not empty) those
-// in one state. limit 0 means 100; at most 1,000 come. It blocks for the disk.
+// Executions returns executions of a command after the cursor, as they are stored, all of them or (state not empty)
+// those in one state. limit 0 means 100; at most 1,000 come. It blocks for the disk.
 func (s *Service) Executions(id, state, cursor string, limit int) (ExecutionPage, error) {
 	c, err := s.lookup(id)
 	if err != nil {

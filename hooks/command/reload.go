@@ -71,8 +71,8 @@ func (s *Service) reloadCommand(ctx context.Context, c *command) error {
 	return nil
 }
 
-// takeUp continues an execution where it stood. What was sent and not acknowledged is sent again: whether the device has
-// it cannot be known.
+// takeUp continues an execution where it stood. What was sent and not acknowledged is sent again: whether the device
+// has it cannot be known.
 func (s *Service) takeUp(c *command, x Execution) {
 	sh := s.shard(x.Device)
 	sh.mu.Lock()

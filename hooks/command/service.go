@@ -1,8 +1,3 @@
-// Package command brings commands down to devices and knows what became of each: a state machine with absolute
-// deadlines, queues for devices that are away, and a store that has every state before anyone is told of it.
-//
-// The way of a command: issue.go takes it and has it stored; shard.go and lane.go hold what waits, by device; dispatch.go
-// sends and hears acknowledgements; result.go takes what devices answer; flush.go writes and event.go tells.
 package command
 
 import (

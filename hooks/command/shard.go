@@ -6,7 +6,8 @@ import (
 )
 
 // shard owns the executions of its part of the devices. Whoever holds mu may change them; the shard's own goroutine
-// does what must not be done on a connection's goroutine or with mu held: it sends, writes, counts and watches deadlines.
+// does what must not be done on a connection's goroutine or with mu held: it sends, writes, counts and watches
+// deadlines.
 //
 // Lock order: shard.mu, then command.mu, then the notifier's. No lock is held during calls of the broker; Store.Apply,
 // which returns at once, is called with mu held, so that the store gets the versions of an execution in their order.

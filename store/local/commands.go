@@ -13,8 +13,8 @@ import (
 	"github.com/penstockmq/penstock/hooks/command"
 )
 
-// Keys of commands: the prefix, a kind, and the command's id; of an execution also a zero byte, which no id has, and its
-// index in big-endian order.
+// Keys of commands: the prefix, a kind, and the command's id; of an execution also a zero byte, which no id has, and
+// its index in big-endian order.
 const (
 	commandPrefix    = 'c'
 	commandRecord    = 'c' // JSON of a command.Record: written rarely, and easy to extend
