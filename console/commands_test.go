@@ -21,7 +21,8 @@ import (
 	"github.com/penstockmq/penstock/store/local"
 )
 
-// deviceBroker stands for the broker: the device "here" is connected, and its acknowledgements come when the test wants.
+// deviceBroker stands for the broker: the device "here" is connected, and its acknowledgements come when the test
+// wants.
 type deviceBroker struct {
 	mu   sync.Mutex
 	open []broker.SendHandler
