@@ -195,11 +195,7 @@ func (c *conn) wake() {
 func (c *conn) sayGoodbye(why *cause) {
 	if why.tell && c.session.Load() != nil && c.version >= 5 {
 		c.append(func(dst []byte) []byte {
-			reason := ""
-			if c.problemInfo {
-				reason = why.code.Reason
-			}
-			return wire.AppendDisconnect(dst, why.code.Code, reason, "")
+			return wire.AppendDisconnect(dst, why.code.Code, c.explain(why.code.Reason), "")
 		})
 	}
 	c.flush()

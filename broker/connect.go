@@ -27,6 +27,7 @@ func (c *conn) connect(bt *batch, pk *packets.Packet, decodeErr error) error {
 	if pk.Properties.RequestProblemInfoFlag {
 		c.problemInfo = pk.Properties.RequestProblemInfo == 1
 	}
+	c.maxPacket = pk.Properties.MaximumPacketSize
 	if n := c.b.limits.Connections; n > 0 && c.b.counters.connections.Load() >= int64(n) {
 		return c.refuseConnect(packets.ErrServerBusy, "connection_limit", nil)
 	}
@@ -64,7 +65,6 @@ func (c *conn) introduce(pk *packets.Packet) {
 		if m := int(pk.Properties.ReceiveMaximum); m > 0 {
 			c.window = m
 		}
-		c.maxPacket = pk.Properties.MaximumPacketSize
 		c.out.aliasMax = pk.Properties.TopicAliasMaximum
 	}
 	c.keepAlive = pk.Connect.Keepalive
@@ -139,10 +139,7 @@ func (c *conn) refuseConnect(code packets.Code, reason string, err error) error 
 	answered := c.version >= 5 || c.version >= 3 && (reason != "malformed" ||
 		code.Code == packets.ErrUnsupportedProtocolVersion.Code || code.Code == packets.ErrClientIdentifierNotValid.Code)
 	if answered {
-		ack := wire.Connack{Code: code.Code}
-		if c.problemInfo {
-			ack.ReasonString = code.Reason
-		}
+		ack := wire.Connack{Code: code.Code, ReasonString: c.explain(code.Reason)}
 		c.append(func(dst []byte) []byte { return wire.AppendConnack(dst, c.version, &ack) })
 		c.flush()
 	}

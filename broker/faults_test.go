@@ -319,7 +319,7 @@ func TestUnknownInboundAliasIsAProtocolError(t *testing.T) {
 	pk := testmqtt.PublishPacket("", nil, 1, 1)
 	pk.Properties.TopicAlias, pk.Properties.TopicAliasFlag = 3, true
 	c.Send(pk)
-	c.ExpectDisconnect(0x94)
+	c.ExpectDisconnect(0x82)
 }
 
 func TestACLSeesTheTopicBehindAnAlias(t *testing.T) {

@@ -59,18 +59,23 @@ func (o *outbox) start() {
 	}
 }
 
+// explain returns the reason string if the client wants one and its Maximum Packet Size leaves room for it
+// [MQTT-3.1.2-29], [MQTT-3.2.2-19], [MQTT-3.4.2-2], [MQTT-3.14.2-3].
+func (c *conn) explain(reason string) string {
+	const besides = 16 // at most, in the packets that carry a reason string
+	if !c.problemInfo || c.maxPacket > 0 && len(reason)+besides > int(c.maxPacket) {
+		return ""
+	}
+	return reason
+}
+
 // ack appends a PUBACK, PUBREC, PUBREL or PUBCOMP.
 func (c *conn) ack(packetType byte, id uint16, code byte, reason string) {
-	if !c.problemInfo {
-		reason = ""
-	}
+	reason = c.explain(reason)
 	o := &c.out
 	o.mu.Lock()
 	if !o.closed {
 		o.start()
-		if n := len(o.buf); reason != "" && c.maxPacket > 0 && n+len(reason)+16 > n+int(c.maxPacket) {
-			reason = "" // [MQTT-3.4.2-2]
-		}
 		o.buf = wire.AppendAck(o.buf, packetType, c.version, id, code, reason)
 	}
 	o.mu.Unlock()

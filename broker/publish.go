@@ -87,7 +87,7 @@ func (c *conn) resolveAlias(pk *packets.Packet) error {
 	if pk.TopicName == "" {
 		known, ok := c.aliases[alias]
 		if !ok {
-			return protocolError(packets.ErrTopicAliasInvalid)
+			return protocolError(packets.ErrProtocolViolation) // MQTT 5, 3.3.4
 		}
 		pk.TopicName = known
 		return nil
