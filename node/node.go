@@ -260,7 +260,7 @@ func (n *Node) Stop(ctx context.Context) error {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.Node.StopTimeout)
 	defer cancel()
-	n.log.Info("node stops", "budget", n.cfg.Node.StopTimeout)
+	n.log.Info("node stops", "budget_ms", n.cfg.Node.StopTimeout.Milliseconds())
 	err := n.closers.unwind(ctx)
 	n.log.Info("node stopped", "took_ms", time.Since(began).Milliseconds())
 	return err
@@ -272,3 +272,6 @@ func (n *Node) AdminToken() (token conf.Secret, fresh bool) { return n.adminToke
 
 // Name is the node's name.
 func (n *Node) Name() string { return cmp.Or(n.cfg.Node.Name, "n1") }
+
+// Logger is the node's log, in the format that it was configured with.
+func (n *Node) Logger() *slog.Logger { return n.log }

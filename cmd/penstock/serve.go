@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -79,14 +78,14 @@ func serve(ctx context.Context, f serveFlags, out, logs io.Writer) error {
 		return err
 	}
 	greet(out, n, f.demo)
-	reloadUntil(ctx, n, &f, logs)
+	reloadUntil(ctx, n, &f)
 	// From here on a second signal ends the process at once, as people at a terminal expect.
 	signal.Reset(os.Interrupt, syscall.SIGTERM)
 	return n.Stop(context.WithoutCancel(ctx))
 }
 
 // reloadUntil reloads at each SIGHUP until ctx ends. A configuration with faults changes nothing.
-func reloadUntil(ctx context.Context, n *node.Node, f *serveFlags, logs io.Writer) {
+func reloadUntil(ctx context.Context, n *node.Node, f *serveFlags) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -100,7 +99,7 @@ func reloadUntil(ctx context.Context, n *node.Node, f *serveFlags, logs io.Write
 				err = n.Reload(cfg)
 			}
 			if err != nil {
-				fmt.Fprintln(logs, "penstock: reload:", err)
+				n.Logger().Error("reload failed", "error", err)
 			}
 		}
 	}
