@@ -131,6 +131,11 @@ func disconnectCodes(e *env) {
 func noExpiryInDisconnect(e *env) {
 	for _, pk := range e.provoked() {
 		require.False(e, pk.Properties.SessionExpiryIntervalFlag)
+	}
+}
+
+func noUserPropertiesInDisconnect(e *env) {
+	for _, pk := range e.provoked() {
 		require.Empty(e, pk.Properties.User)
 	}
 }

@@ -18,6 +18,8 @@ func clientExceedsReceiveMaximum(e *env) {
 	c, ack := own.reconnect("c")
 	require.EqualValues(e, 3, ack.Properties.ReceiveMaximum)
 	for id := uint16(1); id <= 3; id++ {
+		c.Publish(e.topic("forbidden"), "x", 2, id) // refused, which finishes it
+		require.Equal(e, byte(0x87), c.Expect(packets.Pubrec).ReasonCode)
 		c.Publish(e.topic("t"), "x", 2, id)
 		c.Expect(packets.Pubrec)
 	}

@@ -270,6 +270,7 @@ func packetsFitTheClient(e *env) {
 		first, body := e.next(sub)
 		require.Equal(e, byte(0x32), first)
 		require.LessOrEqual(e, 2+len(body), most, "%s aliases", name)
+		require.Equal(e, str(e.topic("t")), body[:2+len(e.topic("t"))], "no alias was set by what was not sent")
 		require.True(e, strings.HasSuffix(string(body), fits))
 		sub.Nothing()
 		e.leave(sub)
@@ -288,6 +289,12 @@ func tooLargeIsDone(e *env) {
 	e.drop(sub)
 	sub, _ = e.reconnect("sub", testmqtt.Durable())
 	sub.Nothing()
+	e.publish(pub, e.topic("t"), strings.Repeat("x", 200), 1) // fits this connection, and not the next
+	sub.Expect(packets.Publish)
+	e.drop(sub)
+	e.publish(pub, e.topic("t"), "small", 1)
+	sub, _ = e.reconnect("sub", testmqtt.Durable(), maximumPacketSize(100), receiveMaximum(1))
+	e.take(sub, e.topic("t"), "small", 1)
 }
 
 func receiveMaximum(n uint16) testmqtt.Option {

@@ -96,6 +96,33 @@ func answersByQoS(e *env) {
 	c.Nothing()
 }
 
+// acrossVersions: clients of MQTT 3.1.1 and 5 exchange messages, and take over each other's sessions.
+func acrossVersions(e *env) {
+	old := e.anew()
+	old.version = 4
+	olds, news := old.subscriber("sub", 2, e.topic("t")), e.subscriber("sub", 2, e.topic("t"))
+	for _, from := range []*env{e, old} {
+		pub := from.connect("pub")
+		for qos := range byte(3) {
+			pk := testmqtt.PublishPacket(e.topic("t"), []byte("x"), qos, 0)
+			pk.Properties.ContentType, pk.Properties.User = "text/plain", pairs("a", "b")
+			from.publishPacket(pub, pk)
+			old.take(olds, e.topic("t"), "x", qos)
+			got := e.take(news, e.topic("t"), "x", qos).Properties
+			require.Equal(e, from.v5(), got.ContentType == "text/plain" && len(got.User) == 1)
+		}
+	}
+	old.prefix = e.prefix
+	e.sleeper(1)
+	c, ack := old.reconnect("sleeper", testmqtt.Clean(false))
+	require.True(e, ack.SessionPresent)
+	e.leave(c)
+	e.publish(e.connect("pub"), e.topic("t"), "waiting", 1)
+	c, ack = e.reconnect("sleeper", testmqtt.Durable())
+	require.True(e, ack.SessionPresent)
+	e.take(c, e.topic("t"), "waiting", 1)
+}
+
 // overlappingSubscriptions: the message comes with the highest QoS that any of them was granted.
 func overlappingSubscriptions(e *env) {
 	sub, pub := e.connect("sub"), e.connect("pub")

@@ -1,10 +1,13 @@
 package conformance
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/stretchr/testify/require"
+
+	"github.com/penstockmq/penstock/internal/testmqtt"
 )
 
 // Retained messages: sections 3.3.1.3 and 3.8.3.1.
@@ -86,6 +89,21 @@ func withoutRetainNothingChanges(e *env) {
 	e.publish(pub, e.topic("t"), "passing", 2)
 	e.publish(pub, e.topic("t"), "", 1)
 	require.Equal(e, []string{"kept"}, e.lateSubscriber("b", e.topic("t")))
+}
+
+// retainedAfterSuback: what is published after SUBACK is not yet there when the subscription is made, and comes once.
+func retainedAfterSuback(e *env) {
+	pub := e.connect("pub")
+	for name, session := range map[string]testmqtt.Option{"clean": testmqtt.Clean(true), "durable": testmqtt.Durable()} {
+		sub := e.connect(name, session)
+		for i := range 50 {
+			topic := e.topic(name + strconv.Itoa(i))
+			sub.Subscribe(2, topic)
+			e.retain(pub, topic, "x", 2)
+			require.False(e, e.take(sub, topic, "x", 2).FixedHeader.Retain)
+			require.Empty(e, e.subscribeRetained(sub))
+		}
+	}
 }
 
 func retainHandling0(e *env) {

@@ -40,7 +40,7 @@ var connect5 = []statement{
 	{id: "3.1.2-7", says: "a will is kept with the session", check: willOfADurableSession},
 	{id: "3.1.2-8", says: "a will is published when the connection is lost", check: willIsPublished},
 	{id: "3.1.2-9", says: "with the will flag the will fields are there", check: willFieldsMissing},
-	{id: "3.1.2-10", says: "a will is gone once published or after a goodbye", check: willIsPublishedOnce},
+	{id: "3.1.2-10", says: "a will is gone once published or after a normal goodbye", check: willIsForgotten5},
 	{id: "3.1.2-11", says: "without the will flag the will QoS is 0", check: willQoSWithoutFlag},
 	{id: "3.1.2-12", says: "the will QoS is 0, 1 or 2", check: willQoS},
 	{id: "3.1.2-13", says: "without the will flag will retain is 0", check: willRetainWithoutFlag},

@@ -103,7 +103,7 @@ var disconnect5 = []statement{
 	{id: "3.14.2-1", says: "DISCONNECT has one of its reason codes", check: disconnectCodes},
 	{id: "3.14.2-2", says: "the server's DISCONNECT has no session expiry interval", check: noExpiryInDisconnect},
 	{id: "3.14.2-3", says: "DISCONNECT has no reason string that would make it too large", check: disconnectFits},
-	{id: "3.14.2-4", says: "DISCONNECT has no user properties that would make it too large", check: disconnectFits},
+	{id: "3.14.2-4", says: "DISCONNECT has no user properties that would make it too large", check: noUserPropertiesInDisconnect},
 	{id: "3.14.4-1", says: "nothing is sent after DISCONNECT", check: nothingAfterDisconnect},
 	{id: "3.14.4-2", says: "who sends DISCONNECT closes the connection", check: nothingAfterDisconnect},
 	{id: "3.14.4-3", says: "a goodbye removes the will", check: goodbyeRemovesTheWill},

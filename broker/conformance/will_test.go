@@ -31,6 +31,9 @@ func (e *env) willWitness() *testmqtt.Client { return e.subscriber("witness", 2,
 // willIsPublished: whatever ends the connection without a goodbye.
 func willIsPublished(e *env) {
 	witness := e.willWitness()
+	if e.v5() {
+		onlyNormalGoodbyes(e.anew())
+	}
 	ends := map[string]func(c *testmqtt.Client){
 		"lost":           func(c *testmqtt.Client) { c.Drop() },
 		"protocol error": func(c *testmqtt.Client) { c.SendRaw(raw(0xF0, []byte{1})...) },
@@ -61,6 +64,11 @@ func goodbyeRemovesTheWill(e *env) {
 	witness.Nothing()
 }
 
+func willIsForgotten5(e *env) {
+	willIsPublishedOnce(e)
+	onlyNormalGoodbyes(e.anew())
+}
+
 func willIsPublishedOnce(e *env) {
 	witness := e.willWitness()
 	e.drop(e.connect("c", testmqtt.Durable(), e.will()))
@@ -73,8 +81,22 @@ func willIsPublishedOnce(e *env) {
 func goodbyeWithWill(e *env) {
 	witness := e.willWitness()
 	c := e.connect("c", e.will())
-	c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}, ReasonCode: 0x04})
+	c.SendRaw(raw(0xE0, []byte{0x04})...)
 	e.take(witness, e.topic("will"), "gone", 1)
+}
+
+// onlyNormalGoodbyes remove the will: any other reason code leaves it to be published.
+func onlyNormalGoodbyes(e *env) {
+	witness := e.willWitness()
+	for _, code := range []byte{0x04, 0x80, 0x81, 0x82, 0x83, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99} {
+		c := e.connect("c", e.will())
+		c.SendRaw(raw(0xE0, []byte{code})...)
+		e.take(witness, e.topic("will"), "gone", 1)
+	}
+	c := e.connect("normal", e.will())
+	c.SendRaw(raw(0xE0, []byte{0x00})...)
+	e.gone(c.ID, 1)
+	witness.Nothing()
 }
 
 func willFieldsMissing(e *env) {
