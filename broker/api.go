@@ -13,6 +13,13 @@ type SendHandler interface {
 	Lost(err error)
 }
 
+// Withdrawer is what a SendHandler may also be: whoever sends may change its mind as long as the message waits.
+type Withdrawer interface {
+	// Wanted is asked right before the message is sent for the first time. When it says no, nothing is sent, and Lost
+	// gets a *DropError with DropWithdrawn. The rules of SendHandler apply.
+	Wanted() bool
+}
+
 // ClientInfo describes a session for the admin API.
 type ClientInfo struct {
 	ClientID        string   `json:"client_id"`

@@ -176,6 +176,10 @@ func (s *Session) pump(bt *batch) {
 			s.discard(bt, s.ready.pop(), DropExpired)
 			continue
 		}
+		if w, ok := d.handler.(Withdrawer); ok && !d.sent && !w.Wanted() {
+			s.discard(bt, s.ready.pop(), DropWithdrawn)
+			continue
+		}
 		switch s.send(bt, c, d) {
 		case sendOK:
 			sent := s.ready.pop()

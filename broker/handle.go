@@ -169,7 +169,7 @@ func (s *Session) progress(bt *batch) {
 	s.b.release(s, gates)
 }
 
-// handleDisconnect: the client says goodbye. With reason 0x04 it wants its will published (MQTT 5, 3.14.2.1).
+// handleDisconnect: the client says goodbye. Only reason 0x00 takes its will away [MQTT-3.1.2-10], [MQTT-3.14.4-3].
 func (c *conn) handleDisconnect(pk *packets.Packet) error {
 	s := c.session.Load()
 	if pk.Properties.SessionExpiryIntervalFlag {
@@ -177,5 +177,5 @@ func (c *conn) handleDisconnect(pk *packets.Packet) error {
 			return err
 		}
 	}
-	return &cause{reason: "closed_by_client", clean: pk.ReasonCode != packets.CodeDisconnectWillMessage.Code}
+	return &cause{reason: "closed_by_client", clean: pk.ReasonCode == packets.CodeDisconnect.Code}
 }

@@ -96,9 +96,6 @@ const (
 // bound, so that a publisher which is told sendFull can finish its read batch before it waits; beyond that, and for a
 // client that was too slow before, it is dropped.
 func (c *conn) publish(p *wire.PublishOut) sendResult {
-	if c.maxPacket > 0 && wire.PublishSize(c.version, p) > int(c.maxPacket) {
-		return sendTooLarge // [MQTT-3.1.2-24]
-	}
 	bound := c.b.limits.OutBuffer
 	o := &c.out
 	o.mu.Lock()
@@ -117,28 +114,44 @@ func (c *conn) publish(p *wire.PublishOut) sendResult {
 		}
 		result = sendFull
 	}
-	if o.aliasMax > 0 {
-		o.alias(p)
+	o.alias(p)
+	if !c.accepts(p) && p.Alias != 0 {
+		p.Alias, p.OmitTopic = 0, false // it may be that the alias makes it too large
+	}
+	if !c.accepts(p) {
+		return sendTooLarge
+	}
+	if p.Alias != 0 && !p.OmitTopic {
+		o.remember(p)
 	}
 	o.start()
 	o.buf = wire.AppendPublish(o.buf, c.version, p)
 	return result
 }
 
-// alias replaces the topic by an alias that the client knows, or gives it one while there are any left.
+// accepts reports whether a PUBLISH is within the client's Maximum Packet Size [MQTT-3.1.2-24].
+func (c *conn) accepts(p *wire.PublishOut) bool {
+	return c.maxPacket == 0 || wire.PublishSize(c.version, p) <= int(c.maxPacket)
+}
+
+// alias replaces the topic by an alias that the client knows, or proposes one while there are any left.
 func (o *outbox) alias(p *wire.PublishOut) {
-	if a, ok := o.aliases[p.Topic]; ok {
-		p.Alias, p.OmitTopic = a, true
+	if o.aliasMax == 0 {
 		return
 	}
-	p.Alias, p.OmitTopic = 0, false
-	if len(o.aliases) < int(o.aliasMax) {
-		if o.aliases == nil {
-			o.aliases = make(map[string]uint16)
-		}
+	if a, ok := o.aliases[p.Topic]; ok {
+		p.Alias, p.OmitTopic = a, true
+	} else if len(o.aliases) < int(o.aliasMax) {
 		p.Alias = uint16(len(o.aliases) + 1)
-		o.aliases[p.Topic] = p.Alias
 	}
+}
+
+// remember notes an alias that is being sent.
+func (o *outbox) remember(p *wire.PublishOut) {
+	if o.aliases == nil {
+		o.aliases = make(map[string]uint16)
+	}
+	o.aliases[p.Topic] = p.Alias
 }
 
 // flush writes what waits, without blocking where the socket allows that; what does not go out at once is left to a

@@ -25,27 +25,32 @@ func (b *Broker) retain(bt *batch, m *Message, ops []Op) []Op {
 	return ops
 }
 
-// sendRetained gives a new subscription the retained messages that match its filter (MQTT 5, 3.3.1.3). It runs on the
-// subscriber's own goroutine or on one of its own, and waits for the subscriber's socket rather than drop.
-func (b *Broker) sendRetained(c *conn, s *Session, sub Subscription, filter string) {
-	var matching []*Message
+// replay is the retained messages for a new subscription (MQTT 5, 3.3.1.3).
+type replay struct {
+	Subscription
+	messages []*Message
+}
+
+// matchRetained finds the retained messages that a new subscription is to be sent.
+func (b *Broker) matchRetained(s *Session, sub *Subscription) (messages []*Message) {
 	now := b.wheel.Now()
-	b.retained.Match(filter, func(_ string, r *retained) bool {
+	b.retained.Match(sub.Filter, func(_ string, r *retained) bool {
 		if m := r.message; !m.expiredAt(now) && !(sub.NoLocal && m.Origin == s.id) {
-			matching = append(matching, r.message)
+			messages = append(messages, m)
 		}
 		return true
 	})
+	return messages
+}
+
+// sendRetained sends them. It waits for the subscriber's socket rather than drop.
+func (b *Broker) sendRetained(c *conn, s *Session, r replay) {
 	const atOnce = 64
-	for len(matching) > 0 {
-		n := min(atOnce, len(matching))
-		b.sendRetainedChunk(c, s, sub, matching[:n])
-		matching = matching[n:]
-		for {
-			room := c.awaitRoom()
-			if room == nil {
-				break
-			}
+	for len(r.messages) > 0 {
+		n := min(atOnce, len(r.messages))
+		b.sendRetainedChunk(c, s, &r.Subscription, r.messages[:n])
+		r.messages = r.messages[n:]
+		for room := c.awaitRoom(); room != nil; room = c.awaitRoom() {
 			if !c.wait(room, 0) {
 				return
 			}
@@ -53,7 +58,7 @@ func (b *Broker) sendRetained(c *conn, s *Session, sub Subscription, filter stri
 	}
 }
 
-func (b *Broker) sendRetainedChunk(c *conn, s *Session, sub Subscription, messages []*Message) {
+func (b *Broker) sendRetainedChunk(c *conn, s *Session, sub *Subscription, messages []*Message) {
 	bt := b.getBatch()
 	defer b.putBatch(bt)
 	for _, m := range messages {

@@ -15,6 +15,7 @@ const (
 	DropOffline      = "offline"        // QoS 0 for a session without a connection
 	DropStoreFailed  = "store_failed"   // the store could not keep it; its publisher was refused
 	DropCorrupt      = "corrupt"        // the store could not read it back
+	DropWithdrawn    = "withdrawn"      // its sender did not want it sent any more
 	DropDenied       = "not_authorized" // a will that its client may not publish
 )
 

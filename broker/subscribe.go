@@ -16,7 +16,7 @@ func (c *conn) handleSubscribe(bt *batch, pk *packets.Packet) error {
 	s := c.session.Load()
 	c.b.hooks.subscribe(c, pk)
 	codes := make([]byte, len(pk.Filters))
-	var replay []Subscription
+	var replays []replay
 	var ops []Op
 	for i, f := range pk.Filters {
 		sub := Subscription{
@@ -32,7 +32,10 @@ func (c *conn) handleSubscribe(bt *batch, pk *packets.Packet) error {
 		}
 		if group, _ := topic.SplitShare(sub.Filter); group == "" &&
 			(sub.RetainHandling == 0 || sub.RetainHandling == 1 && !existed) {
-			replay = append(replay, sub)
+			// Now, not after SUBACK: what is published from here on comes by itself, and must not come twice.
+			if messages := c.b.matchRetained(s, &sub); len(messages) > 0 {
+				replays = append(replays, replay{sub, messages})
+			}
 		}
 	}
 	id, version := pk.PacketID, c.version
@@ -41,10 +44,10 @@ func (c *conn) handleSubscribe(bt *batch, pk *packets.Packet) error {
 		c.append(func(dst []byte) []byte { return wire.AppendSuback(dst, version, id, codes) })
 		c.b.hooks.subscribed(c, answered, codes)
 	}, func() {
-		for _, sub := range replay {
-			c.b.sendRetained(c, s, sub, sub.Filter)
+		for _, r := range replays {
+			c.b.sendRetained(c, s, r)
 		}
-	}, len(replay) > 0 && c.b.retained.Len() > 0)
+	}, len(replays) > 0)
 	return nil
 }
 

@@ -192,6 +192,14 @@ func (d *delivery) Acked(code byte) {
 	d.sh.finish(e)
 }
 
+// Wanted is called by the broker before it sends a message that had to wait: one that was canceled, has expired or was
+// superseded meanwhile is not sent.
+func (d *delivery) Wanted() bool {
+	d.sh.mu.Lock()
+	defer d.sh.mu.Unlock()
+	return d.current() && d.e.State == Queued && d.e.sending
+}
+
 // Lost is called by the broker when the message will not be delivered by this Send.
 func (d *delivery) Lost(err error) {
 	d.sh.mu.Lock()
@@ -223,6 +231,10 @@ func (d *delivery) takeBack(err error) {
 	e.sending = false
 	if unreachable(err) {
 		d.sh.settle(e)
+		return
+	}
+	if dropped := (*broker.DropError)(nil); errors.As(err, &dropped) && dropped.Reason == broker.DropTooLarge {
+		d.sh.advance(e, Undeliverable, Queued, "too_large") // for this device it always will be
 		return
 	}
 	if d.sh.exhausted(e) {
