@@ -110,14 +110,16 @@ const endOfRetained = "$end/retained"
 type env struct {
 	*testing.T
 	*node
-	version byte
-	prefix  string
+	version    byte
+	prefix     string
+	streamOnly bool // which driver serves the broker's connections
 }
 
 // alone gives the case a broker of its own, without a store.
 func (e *env) alone(o broker.Options) *env {
 	e.Helper()
 	own := *e
+	o.StreamOnly = e.streamOnly
 	own.node = start(e.T, o)
 	return &own
 }

@@ -4,6 +4,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -40,27 +42,36 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func TestMQTT311(t *testing.T) { runAll(t, 4, statements311()) }
+func TestMQTT311(t *testing.T) { runAll(t, 4, statements311(), false) }
 
-func TestMQTT5(t *testing.T) { runAll(t, 5, statements5()) }
+func TestMQTT5(t *testing.T) { runAll(t, 5, statements5(), false) }
 
 // TestMQTT5Unnumbered tests what MQTT 5 demands without giving it a number.
-func TestMQTT5Unnumbered(t *testing.T) { runAll(t, 5, unnumbered5) }
+func TestMQTT5Unnumbered(t *testing.T) { runAll(t, 5, unnumbered5, false) }
+
+// TestStreamDriver runs all of it on connections with a goroutine each, where plain TCP is otherwise served by epoll.
+func TestStreamDriver(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("there is no other driver on " + runtime.GOOS)
+	}
+	t.Run("MQTT311", func(t *testing.T) { runAll(t, 4, statements311(), true) })
+	t.Run("MQTT5", func(t *testing.T) { runAll(t, 5, slices.Concat(statements5(), unnumbered5), true) })
+}
 
 var cases atomic.Int64
 
 func newPrefix() string { return "c" + strconv.FormatInt(cases.Add(1), 10) }
 
 // runAll runs every case on one broker; those that need other limits, or topics for themselves, start their own.
-func runAll(t *testing.T, version byte, statements []statement) {
-	n := startDurable(t, broker.Options{ResponseInformation: "answers/%c"})
+func runAll(t *testing.T, version byte, statements []statement, streamOnly bool) {
+	n := startDurable(t, broker.Options{ResponseInformation: "answers/%c", StreamOnly: streamOnly})
 	for _, s := range statements {
 		if s.check == nil {
 			continue
 		}
 		t.Run(s.name(), func(t *testing.T) {
 			t.Parallel()
-			s.check(&env{T: t, node: n, version: version, prefix: newPrefix()})
+			s.check(&env{T: t, node: n, version: version, prefix: newPrefix(), streamOnly: streamOnly})
 		})
 	}
 }
