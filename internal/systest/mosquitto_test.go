@@ -54,6 +54,18 @@ func (b *background) kill() {
 	<-b.done
 }
 
+// awaitText waits until all of these parts were printed.
+func (b *background) awaitText(parts ...string) {
+	b.t.Helper()
+	deadline := time.Now().Add(patience)
+	for !containsAll(b.text(), parts...) {
+		if time.Now().After(deadline) {
+			b.t.Fatalf("%s did not print %q; it printed:\n%s", b.cmd.Path, parts, b.text())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
 // wait returns what the program printed until it ended by itself.
 func (b *background) wait() string {
 	b.t.Helper()
