@@ -482,6 +482,20 @@ func TestAnnouncedSizeIsRefusedBeforeItArrives(t *testing.T) {
 	n.dial(5).SendRaw(0x10, 0xFF, 0xFF, 0xFF, 0x7F)
 }
 
+func TestPacketsLargerThanAnyReadBuffer(t *testing.T) {
+	n := startNode(t, broker.Options{})
+	c, sub := n.dial(5), n.dial(5)
+	sub.MustConnect("sub")
+	sub.Subscribe(1, "t")
+	c.MustConnect("dev")
+	for i, size := range []int{500, 16 << 10, 64<<10 - 20, 64 << 10, 100_000, 100_000, 700_000, 1<<20 - 100} {
+		payload := strings.Repeat(strconv.Itoa(i), size)
+		c.Publish("t", payload, 1, uint16(i+1))
+		c.Expect(packets.Puback)
+		sub.Ack(packets.Puback, sub.ExpectPublish("t", payload).PacketID)
+	}
+}
+
 func TestSubscribeWithoutOptionsByteIsMalformed(t *testing.T) {
 	n := startNode(t, broker.Options{})
 	c := n.dial(5)

@@ -360,9 +360,9 @@ func (l *pollLoop) read(bt *batch, c *conn, s *pollSocket) {
 	t := turn{c: c, err: err}
 	if err == nil && n > 0 {
 		before := bt.published
-		data := l.buf[:n]
-		if s.rest != nil {
-			data = s.rest
+		data := s.rest
+		if data == nil {
+			data = l.buf[:n]
 		}
 		var consumed int
 		if consumed, t.err = c.feed(bt, data); t.err == nil {
