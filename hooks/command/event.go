@@ -191,7 +191,11 @@ func (s *Service) tell() {
 			return
 		}
 		for _, c := range s.news.take() {
-			s.publish(eventTopic(c.id), c.event(), nil)
+			ev := c.event()
+			s.publish(eventTopic(c.id), ev, nil)
+			if ev.Type == "issued" && ev.Done() { // so quick; the last event is always "finished"
+				s.publish(eventTopic(c.id), c.event(), nil)
+			}
 		}
 		select {
 		case <-time.After(s.cfg.EventInterval):
