@@ -286,6 +286,12 @@ func (b *Broker) Disconnect(clientID string, code packets.Code) bool {
 	return true
 }
 
+// Kick closes the client's connection on an operator's behalf (MQTT 5, 3.14.2.1: 0x98 Administrative action); it reports
+// whether there was one. The session stays.
+func (b *Broker) Kick(clientID string) bool {
+	return b.Disconnect(clientID, packets.ErrAdministrativeAction)
+}
+
 // Connected reports whether the client has a live connection here.
 func (b *Broker) Connected(clientID string) bool {
 	s := b.sessions.get(clientID)

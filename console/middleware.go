@@ -130,6 +130,33 @@ func writeProblem(w http.ResponseWriter, status int, detail string) {
 	_, _ = w.Write(body.Bytes())
 }
 
+// alwaysJSON lets a body be JSON whatever its content type says: small devices, and curl -d, say the wrong thing, and
+// there is no other format. The type would only keep browsers' forms out, and those carry no credentials that this API
+// takes.
+func alwaysJSON(ctx huma.Context, next func(huma.Context)) { next(jsonContext{ctx}) }
+
+type anyContext = huma.Context // has a method Context, whose name embedding would take
+
+type jsonContext struct{ anyContext }
+
+func (c jsonContext) Header(name string) string {
+	if http.CanonicalHeaderKey(name) == "Content-Type" {
+		return "application/json"
+	}
+	return c.anyContext.Header(name)
+}
+
+// withoutEcho takes out of an error what the caller had sent, which may be a secret or the whole body: its place is named
+// anyway.
+func withoutEcho(_ huma.Context, _ string, answer any) (any, error) {
+	if problem, ok := answer.(*huma.ErrorModel); ok {
+		for _, detail := range problem.Errors {
+			detail.Value = nil
+		}
+	}
+	return answer, nil
+}
+
 const needAdmin = "this call needs the admin token: Authorization: Bearer …"
 
 // requireAdmin checks the bearer token of operations that are marked with the admin scheme.

@@ -112,7 +112,6 @@ func RegisterRegistrar(api huma.API, svc Registrar, nodes NodeLister) {
 	huma.Register(api, huma.Operation{
 		OperationID: "register-device", Method: http.MethodPost, Path: "/v1/register", Tags: []string{"devices"},
 		Summary: "Get a token for a device, with its product's signature", MaxBodyBytes: maxRegistrarBody,
-		Middlewares: huma.Middlewares{alwaysJSON},
 		Errors: []int{
 			http.StatusUnauthorized, http.StatusForbidden, http.StatusConflict, http.StatusTooManyRequests,
 			http.StatusServiceUnavailable,
@@ -145,21 +144,6 @@ func RegisterRegistrar(api huma.API, svc Registrar, nodes NodeLister) {
 		}
 		return &body[nodeList]{nodeList{listNodes(nodes, claims.Subject)}}, nil
 	})
-}
-
-// alwaysJSON lets a body be JSON whatever its content type says: small devices, and curl -d, say the wrong thing. For a
-// call that no browser carries credentials to, the type protects nobody.
-func alwaysJSON(ctx huma.Context, next func(huma.Context)) { next(jsonContext{ctx}) }
-
-type anyContext = huma.Context // has a method Context, whose name embedding would take
-
-type jsonContext struct{ anyContext }
-
-func (c jsonContext) Header(name string) string {
-	if http.CanonicalHeaderKey(name) == "Content-Type" {
-		return "application/json"
-	}
-	return c.anyContext.Header(name)
 }
 
 func listNodes(nodes NodeLister, deviceID string) []NodeAddress {

@@ -71,6 +71,7 @@ func New(opts Options) *Server {
 	config := huma.DefaultConfig("Penstock", opts.Version)
 	config.DocsPath, config.SchemasPath, config.OpenAPIPath = "", "", ""
 	config.CreateHooks = nil // without schema pages there is nothing for $schema links to point at
+	config.Transformers = append(config.Transformers, withoutEcho)
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		adminScheme:  {Type: "http", Scheme: "bearer", Description: "http.admin_token, or an admin's token"},
 		deviceScheme: {Type: "http", Scheme: "bearer", Description: "the device's own token"},
@@ -78,7 +79,7 @@ func New(opts Options) *Server {
 	api := humago.New(mux, config)
 	s := &Server{opts: opts}
 	s.ending, s.end = context.WithCancel(context.Background())
-	api.UseMiddleware(s.requireAdmin(api))
+	api.UseMiddleware(alwaysJSON, s.requireAdmin(api))
 	registerClients(api, opts.Clients)
 	registerNode(api, opts)
 	registerServices(api, opts)

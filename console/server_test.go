@@ -149,6 +149,38 @@ func TestEveryErrorIsProblemJSONThatNamesTheField(t *testing.T) {
 	}
 }
 
+func TestABodyIsJSONWhateverItsTypeSays(t *testing.T) {
+	base, _ := newTestServer(t, nil)
+	for _, kind := range []string{"", "application/x-www-form-urlencoded", "text/plain", "application/json; charset=utf-8"} {
+		for sent, want := range map[string]int{`{"count":1,"name":"x"}`: 204, "count=1&name=hunter2": 400} {
+			resp, err := http.Post(base+"/v1/echo", kind, strings.NewReader(sent))
+			require.NoError(t, err)
+			text, err := io.ReadAll(resp.Body)
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			assert.Equal(t, want, resp.StatusCode, "%q: %s", kind, text)
+			assert.NotContains(t, string(text), "hunter2")
+		}
+	}
+}
+
+func TestErrorsDoNotEchoWhatWasSent(t *testing.T) {
+	base, _ := newTestServer(t, nil)
+	for name, sent := range map[string]string{
+		"not JSON":      `hunter2`,
+		"missing field": `{"count":1,"nmae":"hunter2"}`,
+		"wrong type":    `{"count":"hunter2","name":"x"}`,
+		"a list":        `["hunter2"]`,
+		"text":          `"hunter2"`,
+	} {
+		_, text := call(t, "POST", base+"/v1/echo", "", sent)
+		assert.NotContains(t, text, "hunter2", name)
+		assert.Contains(t, text, `"location":"body`, name)
+	}
+	_, text := call(t, "GET", base+"/v1/clients?limit=hunter2", testToken, "")
+	assert.NotContains(t, text, "hunter2")
+}
+
 func TestClientsAreListedInPages(t *testing.T) {
 	base, _ := newTestServer(t, nil)
 	var got []string

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/penstockmq/penstock/bridge"
-	"github.com/penstockmq/penstock/broker"
 	"github.com/penstockmq/penstock/console"
 	"github.com/penstockmq/penstock/internal/conf"
 )
@@ -19,7 +18,7 @@ const stuckStore = 10 * time.Second
 // consoleOptions says what HTTP shows of the node.
 func (n *Node) consoleOptions() console.Options {
 	opts := console.Options{
-		Logger: n.log, AdminToken: n.adminToken, Version: Version(), Clients: adminClients{n.broker},
+		Logger: n.log, AdminToken: n.adminToken, Version: Version(), Clients: n.broker,
 		Node: n.info, Config: n.shownConfig, Metrics: n.registry,
 		Registrar: n.auth, Nodes: n, Devices: n.auth, Bans: n.guard, Commands: n.commands,
 		Parts: []console.Part{{Name: "node", Ready: n.nodeReady}, {Name: "store", Ready: n.storeReady}},
@@ -74,17 +73,6 @@ func (n *Node) shownConfig() any {
 // Nodes says where a device may connect: to this node.
 func (n *Node) Nodes(string) []console.NodeAddress {
 	return []console.NodeAddress{{Name: n.cfg.Node.Name, URLs: n.URLs()}}
-}
-
-// adminClients is the broker as the admin API needs it.
-type adminClients struct{ *broker.Broker }
-
-// Kick closes a client's connection with the reason of an operator's action (MQTT 5, 3.14.2.1: 0x98).
-func (a adminClients) Kick(clientID string) bool {
-	// The code's type belongs to the protocol library, which only broker and hooks know by name.
-	var r broker.Refusal
-	r.Code.Code, r.Code.Reason = 0x98, "administrative action"
-	return a.Disconnect(clientID, r.Code)
 }
 
 // tailedRecord is one line of GET /v1/uplink/tail.
