@@ -335,9 +335,9 @@ func commandByPush(t *testing.T, n *node) {
 	require.NoError(t, json.Unmarshal([]byte(out.stdout), &st), out.stdout)
 	require.Equal(t, 2, push().code, "no device")
 	require.Equal(t, 2, push("--devices", "psh-1", "--nonsense").code)
-	wrong := runProgram(t, "", program(t), "push", "--devices", "psh-1", "--payload", "x", "--url", "http://"+n.http, "--token", "no")
+	wrong := runProgram(t, "", program(t), "push", "--devices", "psh-1", "--payload", "x", "--server", "http://"+n.http, "--token", "no")
 	require.Equal(t, 1, wrong.code, wrong.stderr)
-	nobody := runProgram(t, "", program(t), "push", "--devices", "psh-1", "--payload", "x", "--url", "http://"+address(),
+	nobody := runProgram(t, "", program(t), "push", "--devices", "psh-1", "--payload", "x", "--server", "http://"+address(),
 		"--token", adminToken)
 	require.Equal(t, 3, nobody.code, nobody.stderr)
 }

@@ -333,7 +333,7 @@ func runProgram(t testing.TB, stdin, name string, args ...string) output {
 // penstock runs a subcommand of the binary under test against the node.
 func (n *node) penstock(stdin string, args ...string) output {
 	n.t.Helper()
-	return runProgram(n.t, stdin, program(n.t), append(args, "--url", "http://"+n.http, "--token", adminToken)...)
+	return runProgram(n.t, stdin, program(n.t), append(args, "--server", "http://"+n.http, "--token", adminToken)...)
 }
 
 // containsAll reports whether a text has all of these parts.

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -196,6 +198,7 @@ func TestUplinkIntoKafka(t *testing.T) {
 	t.Run("records", func(t *testing.T) { uplinkRecords(t, k) })
 	t.Run("stopped", func(t *testing.T) { uplinkThroughOutage(t, k, 100, 20_000, 5000, 3*time.Second) })
 	t.Run("frozen", func(t *testing.T) { uplinkThroughFreeze(t, k, 50, 20_000) })
+	t.Run("spool full", func(t *testing.T) { uplinkThroughFullSpool(t, k) })
 	t.Run("node killed with a spool", func(t *testing.T) { uplinkThroughKill(t, k, 50, 10_000) })
 }
 
@@ -285,4 +288,53 @@ func uplinkRecords(t *testing.T, k *testenv.Kafka) {
 	require.Equal(t, "C", headers["user.unit"])
 	require.Contains(t, headers["traceparent"], "0af7651916cd43dd8448eb211c80319c")
 	require.NotEmpty(t, headers["received_at"])
+}
+
+// uplinkThroughFullSpool stops Kafka until the spool is full. What is refused then is told so, what was accepted
+// arrives, and publishes are accepted again as soon as there is room.
+func uplinkThroughFullSpool(t *testing.T, k *testenv.Kafka) {
+	n := newNode(t, sections{
+		"kafka":  fmt.Sprintf(`{brokers: [%q], ack_timeout: 1s, dial_timeout: 1s, max_inflight: 1MiB}`, k.Brokers[0]),
+		"uplink": `{routes: [{filter: "devices/+/up/#", topic: full}]}`,
+		"spool":  `{max_bytes: 1MiB}`,
+	})
+	k.Stop()
+	n.start()
+	c := testmqtt.Dial(t, n.mqtt, 5)
+	c.MustConnect("pump-1")
+	var accepted []string
+	sent := 0
+	publish := func() (code byte) {
+		sent++
+		payload := fmt.Sprintf("%06d", sent)
+		c.Publish("devices/pump-1/up/x", payload+strings.Repeat("x", 4000), 1, uint16(sent%60_000+1))
+		if code = c.Expect(packets.Puback).ReasonCode; code < 0x80 {
+			accepted = append(accepted, payload)
+		}
+		return code
+	}
+	var code byte
+	for code < 0x80 && sent < 10_000 {
+		code = publish()
+	}
+	require.EqualValues(t, 0x97, code, "after %d messages of 4 kB", sent)
+	require.Greater(t, len(accepted), 100)
+	three := testmqtt.Dial(t, n.mqtt, 4)
+	three.MustConnect("pump-2")
+	three.Publish("devices/pump-2/up/x", strings.Repeat("x", 4000), 1, 1)
+	require.NotEqual(t, byte(packets.Puback), three.ExpectClosed().FixedHeader.Type, "MQTT 3 was told that it is safe")
+	require.Positive(t, n.metric("penstock_uplink_refused_total"))
+	k.Start()
+	testenv.Eventually(t, patience, "publishes are accepted again", func() bool {
+		time.Sleep(20 * time.Millisecond)
+		return publish() < 0x80
+	})
+	n.awaitDrained()
+	var got []string
+	for _, r := range readRecords(t, k, "full") {
+		if payload := string(r.Value[:6]); string(r.Key) == "pump-1" && !slices.Contains(got, payload) {
+			got = append(got, payload)
+		}
+	}
+	require.Equal(t, accepted, got)
 }
