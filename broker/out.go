@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"net"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -151,7 +152,7 @@ func (o *outbox) remember(p *wire.PublishOut) {
 	if o.aliases == nil {
 		o.aliases = make(map[string]uint16)
 	}
-	o.aliases[p.Topic] = p.Alias
+	o.aliases[strings.Clone(p.Topic)] = p.Alias // a QoS 0 message's topic lies in its publisher's read buffer
 }
 
 // flush writes what waits, without blocking where the socket allows that; what does not go out at once is left to a
