@@ -1,10 +1,9 @@
 package node
 
-import (
-	"fmt"
-)
+import "fmt"
 
-// Admits says in words who can connect, for people who have just started the node.
+// Admits says in words who can connect, for people who have just started the node. Where it is nobody, because no way to
+// log in is configured, there are still the devices that an admin issues a token for.
 func (n *Node) Admits() []string {
 	c := &n.cfg.Auth
 	var who []string
@@ -27,9 +26,6 @@ func (n *Node) Admits() []string {
 	}
 	if c.Webhook.URL != "" {
 		who = append(who, "whom "+c.Webhook.URL+" lets in")
-	}
-	if len(who) == 0 {
-		who = append(who, "only devices that an admin issued a token for: no users, products or other ways are configured")
 	}
 	return who
 }

@@ -47,6 +47,7 @@ type NodeConfig struct {
 	Data        string        `yaml:"data" default:"./data" doc:"Folder for sessions, queues, retained messages, commands and the spool; empty keeps nothing on disk."`
 	Zone        string        `yaml:"zone" doc:"Where the node is, for example a data centre; shown to operators."`
 	StopTimeout time.Duration `yaml:"stop_timeout" default:"25s" doc:"How long a graceful stop may take before connections are cut, 1s to 10m."`
+	DrainDelay  time.Duration `yaml:"drain_delay" default:"0s" doc:"At a graceful stop, how long /readyz answers 503 before the first connection is closed, so that load balancers look elsewhere; a part of stop_timeout, and shorter."`
 	SysInterval time.Duration `yaml:"sys_interval" default:"10s" doc:"Time between two rounds of $SYS topics, at least 1s; 0s: none."`
 }
 
@@ -59,6 +60,9 @@ func (c *NodeConfig) Validate(report func(key, problem string)) {
 	}
 	if c.StopTimeout < time.Second || c.StopTimeout > 10*time.Minute {
 		report("stop_timeout", "must be between 1s and 10m")
+	}
+	if c.DrainDelay < 0 || c.DrainDelay >= c.StopTimeout {
+		report("drain_delay", "must be shorter than stop_timeout, and not negative")
 	}
 	if c.SysInterval != 0 && c.SysInterval < time.Second {
 		report("sys_interval", "must be 0s or at least 1s")

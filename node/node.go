@@ -249,26 +249,55 @@ func (n *Node) Start(ctx context.Context) (err error) {
 		n.closers.push("stop simulated devices", func(context.Context) error { fleet.Stop(); return nil })
 	}
 	n.phase.Store(phaseServing)
+	if len(n.Admits()) == 0 {
+		n.log.Warn("nobody can log in but devices with an issued token: no way to log in is configured",
+			"keys", "auth.products, auth.users, auth.jwt, auth.webhook, auth.anonymous, listeners[].client_ca")
+	}
 	n.log.Info("node started", "version", Version(), "http", n.HTTPURL(), "urls", n.URLs())
 	return nil
 }
 
-// Stop ends the node in good order: readiness off, clients told, queues flushed, store closed. What takes longer than
-// node.stop_timeout, or than ctx lets it, is cut; nothing that was acknowledged is lost by that.
+// Stop ends the node in good order: readiness off, node.drain_delay for load balancers to see it, clients told, queues
+// flushed, store closed. What takes longer than node.stop_timeout, or than ctx lets it, is cut; nothing that was
+// acknowledged is lost by that.
 func (n *Node) Stop(ctx context.Context) error {
-	n.phase.Store(phaseStopping)
+	served := n.phase.Swap(phaseStopping) == phaseServing
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.Node.StopTimeout)
 	defer cancel()
 	n.log.Info("node stops", "budget_ms", n.cfg.Node.StopTimeout.Milliseconds())
+	if served {
+		wait(ctx, n.cfg.Node.DrainDelay)
+	}
 	err := n.closers.unwind(ctx)
 	n.log.Info("node stopped", "took_ms", time.Since(began).Milliseconds())
 	return err
 }
 
+// wait returns after d, or when ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
 // AdminToken returns the token of admin calls; fresh says that it was made by this start, so that the operator has not
 // seen it yet.
 func (n *Node) AdminToken() (token conf.Secret, fresh bool) { return n.adminToken, n.adminTokenFresh }
+
+// AdminTokenFile is where the token of admin calls is kept; "" where it was configured, or nothing is kept on disk.
+func (n *Node) AdminTokenFile() string {
+	if n.cfg.HTTP.AdminToken != "" || n.cfg.Node.Data == "" {
+		return ""
+	}
+	return filepath.Join(n.cfg.Node.Data, adminTokenFile)
+}
 
 // Name is the node's name.
 func (n *Node) Name() string { return cmp.Or(n.cfg.Node.Name, "n1") }

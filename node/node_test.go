@@ -175,6 +175,68 @@ func TestStopTellsClientsAndTurnsReadinessOff(t *testing.T) {
 	assert.NoError(t, n.Stop(t.Context()), "a second Stop does nothing")
 }
 
+func TestStopWaitsForLoadBalancersBeforeItClosesConnections(t *testing.T) {
+	cfg := config(t, "", "")
+	cfg.Node.DrainDelay, cfg.Node.StopTimeout = 9*time.Minute, 10*time.Minute
+	n, _ := start(t, cfg)
+	lost := make(chan struct{})
+	c := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + n.Addresses()["tcp"]).SetUsername("alice").
+		SetPassword("wonderland").SetAutoReconnect(false).
+		SetConnectionLostHandler(func(mqtt.Client, error) { close(lost) }))
+	connect(t, c)
+	ctx, enough := context.WithCancel(t.Context())
+	defer enough()
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.Stop(ctx) }()
+	testenv.Eventually(t, patience, "not ready", func() bool {
+		status, text := get(t, n, "/readyz")
+		return status == 503 && strings.Contains(text, "draining")
+	})
+	publish := c.Publish("still/served", 1, false, "x")
+	require.True(t, publish.WaitTimeout(patience))
+	require.NoError(t, publish.Error())
+	select {
+	case <-lost:
+		t.Fatal("the connection was closed during the delay")
+	default:
+	}
+	enough()
+	select {
+	case <-lost:
+	case <-time.After(patience):
+		t.Fatal("the client was not disconnected")
+	}
+	<-stopped // what was cut short is in its error
+}
+
+func TestDrainDelayIsAPartOfTheBudget(t *testing.T) {
+	cfg := config(t, "", "")
+	cfg.Node.DrainDelay = cfg.Node.StopTimeout
+	assert.ErrorContains(t, conf.Check(&cfg), "node.drain_delay: must be shorter than stop_timeout")
+	cfg.Node.DrainDelay = 50 * time.Millisecond
+	_, stop := start(t, cfg)
+	began := time.Now()
+	stop()
+	assert.GreaterOrEqual(t, time.Since(began), cfg.Node.DrainDelay)
+}
+
+func TestANodeThatLetsNobodyInSaysSo(t *testing.T) {
+	cfg := config(t, "", "")
+	n, err := node.New(cfg, io.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"1 user with password"}, n.Admits())
+	require.NoError(t, n.Stop(t.Context()))
+	cfg.Auth.Users, cfg.Auth.Admins = nil, nil
+	var logs lockedBuffer
+	n, err = node.New(cfg, &logs)
+	require.NoError(t, err)
+	require.NoError(t, n.Start(t.Context()))
+	defer func() { assert.NoError(t, n.Stop(context.Background())) }()
+	assert.Empty(t, n.Admits())
+	assert.Contains(t, logs.String(), "level=WARN")
+	assert.Contains(t, logs.String(), "auth.products, auth.users")
+}
+
 func TestWhatCannotBeOpenedIsOneClearLine(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -11,6 +11,19 @@ import (
 	"github.com/penstockmq/penstock/node"
 )
 
+// nobodyYet stands in the place of those who can connect, where no way to log in is configured.
+const nobodyYet = `
+  Nobody can connect yet: no way to log in is configured. What to put into the configuration:
+
+    auth: {products: [{key: …, secret: …}]}     devices register by HTTP and get a token
+    auth: {users: {…: "$argon2id$…"}}           user names; penstock token hash makes the line
+    listeners: [{type: tls, client_ca: …, …}]   client certificates
+    auth: {jwt: …} or auth: {webhook: …}        somebody else decides
+    auth: {anonymous: true}                     everybody, to try it out
+
+  Until then only a device connects that an admin has issued a token for.
+`
+
 // greet ends the start-up: where the node is, who can connect, and what to type next.
 func greet(w io.Writer, n *node.Node, demo bool) {
 	var b strings.Builder
@@ -19,17 +32,18 @@ func greet(w io.Writer, n *node.Node, demo bool) {
 		fmt.Fprintf(&b, "  MQTT        %s\n", u)
 	}
 	fmt.Fprintf(&b, "  HTTP        %s\n", n.HTTPURL())
-	for _, who := range n.Admits() {
+	admits := n.Admits()
+	for _, who := range admits {
 		fmt.Fprintf(&b, "  lets in     %s\n", who)
 	}
-	token, fresh := n.AdminToken()
-	shown := "$PENSTOCK_ADMIN_TOKEN"
-	if fresh {
-		shown = token.Reveal()
-		fmt.Fprintf(&b, "  admin token %s (shown only now)\n", shown)
+	if token, fresh := n.AdminToken(); fresh {
+		fmt.Fprintf(&b, "  admin token %s (shown only now)\n", token.Reveal())
+	}
+	if len(admits) == 0 {
+		b.WriteString(nobodyYet)
 	}
 	b.WriteString("\n  What to type next, in another terminal:\n\n")
-	for _, line := range next(n, demo, shown) {
+	for _, line := range next(n, demo, len(admits) > 0) {
 		fmt.Fprintf(&b, "    %s\n", line)
 	}
 	b.WriteByte('\n')
@@ -37,31 +51,42 @@ func greet(w io.Writer, n *node.Node, demo bool) {
 	_, _ = io.WriteString(w, b.String())
 }
 
-func next(n *node.Node, demo bool, token string) (lines []string) {
+// next are lines for a shell, each of which works by itself.
+func next(n *node.Node, demo, open bool) (lines []string) {
+	token := tokenWord(n)
+	api := fmt.Sprintf("--server %s --token %s", n.HTTPURL(), token)
 	where, reachable := mosquittoFlags(n.URLs())
-	login := ""
-	if !demo {
-		lines = append(lines, "curl -s "+n.HTTPURL()+"/readyz")
-		login = " -u USER -P PASSWORD"
-	}
-	if reachable {
-		lines = append(lines, "mosquitto_sub"+where+login+" -t 'devices/+/up/#' -v")
-	}
-	if reachable && demo {
+	device := "pump-1"
+	switch {
+	case demo && reachable:
 		lines = append(lines,
+			"mosquitto_sub"+where+" -t 'devices/+/up/#' -v",
 			"mosquitto_pub"+where+` -t admin/commands -m '{"targets":{"devices":["pump-1"]},"payload":"open"}'`)
-	}
-	device := "DEVICE"
-	if demo {
 		device = "pump-2"
+	case reachable && open:
+		lines = append(lines, "mosquitto_sub"+where+" -u USER -P PASSWORD -t 'devices/+/up/#' -v")
+	case reachable:
+		lines = append(lines, fmt.Sprintf(`mosquitto_pub%s -i %s -u %[2]s -P "$(%s token issue %[2]s %s)" `+
+			`-t devices/%[2]s/up/level -m 42`, where, device, os.Args[0], api))
 	}
-	lines = append(lines,
-		fmt.Sprintf(`curl -s %s/v1/commands -H 'Authorization: Bearer %s' -H 'Content-Type: application/json' `+
-			`-d '{"targets":{"devices":["%s"]},"payload":"open"}'`, n.HTTPURL(), token, device),
-		fmt.Sprintf("%s push --server %s --token %s --devices %s --payload open --wait",
-			os.Args[0], n.HTTPURL(), token, device),
-		fmt.Sprintf("%s clients list --server %s --token %s", os.Args[0], n.HTTPURL(), token))
-	return lines
+	return append(lines,
+		fmt.Sprintf(`curl -s %s/v1/commands -H "Authorization: Bearer %s" -d '{"targets":{"devices":["%s"]},"payload":"open"}'`,
+			n.HTTPURL(), strings.Trim(token, `"`), device),
+		fmt.Sprintf("%s push %s --devices %s --payload open%s", os.Args[0], api, device, map[bool]string{true: " --wait"}[demo]),
+		fmt.Sprintf("%s clients list %s", os.Args[0], api))
+}
+
+// tokenWord is what stands for the admin token in a shell's line: itself only while nobody else has seen it.
+func tokenWord(n *node.Node) string {
+	token, fresh := n.AdminToken()
+	switch file := n.AdminTokenFile(); {
+	case fresh:
+		return token.Reveal()
+	case file != "":
+		return fmt.Sprintf(`"$(cat '%s')"`, file)
+	default:
+		return `"$PENSTOCK_ADMIN_TOKEN"`
+	}
 }
 
 // mosquittoFlags are those that reach the first listener which mosquitto's clients can use without further files.
