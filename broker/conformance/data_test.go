@@ -26,8 +26,11 @@ func (e *env) stringPlaces(s string) (connects, others map[string][]byte) {
 		"filter to be removed": e.rawUnsubscribe(s),
 	}
 	if e.v5() {
-		for name, id := range map[string]byte{"content type": packets.PropContentType, "response topic": packets.PropResponseTopic} {
-			others[name] = e.rawPublish(0x30, e.topic("t"), nil, e.props(prop(id, str(s))), "x")
+		for name, property := range map[string][]byte{
+			"content type":   prop(packets.PropContentType, str(s)),
+			"response topic": prop(packets.PropResponseTopic, str(s)),
+		} {
+			others[name] = e.rawPublish(0x30, e.topic("t"), nil, e.props(property), "x")
 		}
 	}
 	return connects, others

@@ -75,22 +75,27 @@ func contentType(e *env) {
 	}
 }
 
+// publishWith makes a QoS 0 PUBLISH with one property.
+func (e *env) publishWith(id byte, value []byte) []byte {
+	return e.rawPublish(0x30, e.topic("t"), nil, e.props(prop(id, value)), "x")
+}
+
 func illFormedContentType(e *env) {
 	for _, bad := range []string{"a\xC3\x28", "a\x00"} {
-		e.breaks("content type", e.rawPublish(0x30, e.topic("t"), nil, e.props(prop(packets.PropContentType, str(bad))), "x"), 0x81)
+		e.breaks("content type", e.publishWith(packets.PropContentType, str(bad)), 0x81)
 	}
 }
 
 func illFormedResponseTopic(e *env) {
 	for _, bad := range []string{"a\xC3\x28", "a\x00"} {
-		e.breaks("response topic", e.rawPublish(0x30, e.topic("t"), nil, e.props(prop(packets.PropResponseTopic, str(bad))), "x"), 0x81)
+		e.breaks("response topic", e.publishWith(packets.PropResponseTopic, str(bad)), 0x81)
 	}
 }
 
 func wildcardInResponseTopic(e *env) {
 	witness := e.subscriber("witness", 0, e.topic("t"))
 	for _, bad := range []string{"a/#", "+/b", "#"} {
-		e.breaks(bad, e.rawPublish(0x30, e.topic("t"), nil, e.props(prop(packets.PropResponseTopic, str(bad))), "x"), 0x81, 0x82, 0x90)
+		e.breaks(bad, e.publishWith(packets.PropResponseTopic, str(bad)), 0x81, 0x82, 0x90)
 	}
 	witness.Nothing()
 }
@@ -178,8 +183,7 @@ func aliasesEndWithTheConnection(e *env) {
 }
 
 func aliasZero(e *env) {
-	zero := e.props(prop(packets.PropTopicAlias, u16(0)))
-	e.breaks("alias 0", e.rawPublish(0x30, e.topic("t"), nil, zero, "x"), 0x94)
+	e.breaks("alias 0", e.publishWith(packets.PropTopicAlias, u16(0)), 0x94)
 }
 
 func aliasTooLarge(e *env) {
@@ -244,8 +248,14 @@ func aliasesOfTheServer(e *env) {
 
 func noAliasesOfTheServer(e *env) {
 	pub := e.connect("pub")
-	for name, option := range map[string]testmqtt.Option{"absent": topicAliasMaximum(0), "zero": func(*packets.Packet) {}} {
-		sub := e.connect(name, option)
+	absent := func(c *testmqtt.Client) { c.MustConnect(e.id("absent")) }
+	zero := func(c *testmqtt.Client) {
+		c.SendRaw(e.rawConnect5(prop(packets.PropTopicAliasMaximum, u16(0)))...)
+		c.Expect(packets.Connack)
+	}
+	for _, connect := range []func(*testmqtt.Client){absent, zero} {
+		sub := e.dial()
+		connect(sub)
 		sub.Subscribe(0, e.topic("t"))
 		for range 3 {
 			e.publish(pub, e.topic("t"), "x", 0)

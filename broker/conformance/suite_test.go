@@ -98,7 +98,7 @@ func TestEveryStatementIsListed(t *testing.T) {
 		want := expand(t, c.numbers)
 		for i, s := range c.statements {
 			if i >= len(want) || s.id != want[i] {
-				t.Fatalf("MQTT %s: statement %d of the table is %s, which is not the next in the specification", version, i, s.id)
+				t.Fatalf("MQTT %s: %s, statement %d of the table, is not the next in the specification", version, s.id, i)
 			}
 		}
 		if len(c.statements) != len(want) {

@@ -56,7 +56,7 @@ func (e *env) matches(filter string, yes, no []string) {
 	}
 }
 
-// dollarTopics: a wildcard in the first level does not match them; one that comes later does. They are the server's own.
+// dollarTopics are the server's own: a wildcard in the first level does not match them, and one that comes later does.
 func dollarTopics(e *env) {
 	own := e.alone(broker.Options{})
 	subs := map[string]*testmqtt.Client{}
@@ -112,7 +112,8 @@ func longTopics(e *env) {
 
 // namesAreNotChanged: they are compared byte by byte, and case, spaces, empty levels and composed characters count.
 func namesAreNotChanged(e *env) {
-	names := []string{"Accounts", "ACCOUNTS", "a b", "a  b", "/a", "a", "a/", "a//", "\u00E9", "e\u0301", "\u212B", "\u00C5", ".", "..", "%61"}
+	names := []string{"Accounts", "ACCOUNTS", "a b", "a  b", "/a", "a", "a/", "a//", "\u00E9", "e\u0301", "\u212B",
+		"\u00C5", ".", "..", "%61"}
 	pub := e.connect("pub")
 	subs := make([]*testmqtt.Client, len(names))
 	for i, name := range names {
@@ -171,28 +172,31 @@ func malformedPackets(e *env) {
 // badProperties: unknown ones, ones that do not belong there, ones that come twice, and ones that end too early.
 func badProperties(e *env) {
 	expiry, seconds := prop(packets.PropMessageExpiryInterval, u32(1)), prop(packets.PropSessionExpiryInterval, u32(1))
-	publish := func(properties []byte) []byte { return e.rawPublish(0x30, "t", nil, properties, "x") }
+	identifier, delay := prop(packets.PropSubscriptionIdentifier, []byte{1}), prop(packets.PropWillDelayInterval, u32(1))
+	publish := func(list ...[]byte) []byte { return e.rawPublish(0x30, "t", nil, e.props(list...), "x") }
 	for what, bad := range map[string]struct {
 		data []byte
 		code byte
 	}{
-		"unknown":                     {publish(e.props([]byte{0x7E, 0})), 0x81},
-		"reserved":                    {publish(e.props([]byte{0x00})), 0x81},
-		"of CONNECT":                  {publish(e.props(seconds)), 0x81},
-		"twice":                       {publish(e.props(expiry, expiry)), 0x82},
-		"cut short":                   {publish(e.props(expiry[:3])), 0x81},
+		"unknown":                     {publish([]byte{0x7E, 0}), 0x81},
+		"reserved":                    {publish([]byte{0x00}), 0x81},
+		"of CONNECT":                  {publish(seconds), 0x81},
+		"twice":                       {publish(expiry, expiry), 0x82},
+		"cut short":                   {publish(expiry[:3]), 0x81},
 		"longer than the packet":      {raw(0x30, str("t"), []byte{50}), 0x81},
-		"payload format of 2":         {publish(e.props([]byte{packets.PropPayloadFormat, 2})), 0x82},
+		"payload format of 2":         {publish([]byte{packets.PropPayloadFormat, 2}), 0x82},
 		"PUBACK with a PUBLISH's":     {raw(0x40, u16(1), []byte{0}, e.props(expiry)), 0x81},
 		"PUBACK with unknown code":    {raw(0x40, u16(1), []byte{0x7F}), 0x82},
 		"SUBSCRIBE with a PUBLISH's":  {raw(0x82, u16(1), e.props(expiry), str("a"), []byte{0}), 0x81},
-		"UNSUBSCRIBE with an id":      {raw(0xA2, u16(1), e.props(prop(packets.PropSubscriptionIdentifier, []byte{1})), str("a")), 0x81},
-		"a will's in DISCONNECT":      {raw(0xE0, []byte{0}, e.props(prop(packets.PropWillDelayInterval, u32(1)))), 0x81},
-		"string longer than the list": {publish(e.props(prop(packets.PropContentType, []byte{0, 9, 'x'}))), 0x81},
+		"UNSUBSCRIBE with an id":      {raw(0xA2, u16(1), e.props(identifier), str("a")), 0x81},
+		"a will's in DISCONNECT":      {raw(0xE0, []byte{0}, e.props(delay)), 0x81},
+		"string longer than the list": {publish(prop(packets.PropContentType, []byte{0, 9, 'x'})), 0x81},
 	} {
 		e.breaks(what, bad.data, bad.code)
 	}
 }
+
+func twice(property []byte) []byte { return join(property, property) }
 
 func badConnectProperties(e *env) {
 	for what, property := range map[string][]byte{
@@ -200,10 +204,10 @@ func badConnectProperties(e *env) {
 		"maximum packet size of 0":      prop(packets.PropMaximumPacketSize, u32(0)),
 		"request problem info of 2":     {packets.PropRequestProblemInfo, 2},
 		"request response info of 2":    {packets.PropRequestResponseInfo, 2},
-		"two session expiry intervals":  join(prop(packets.PropSessionExpiryInterval, u32(1)), prop(packets.PropSessionExpiryInterval, u32(1))),
-		"two topic alias maxima":        join(prop(packets.PropTopicAliasMaximum, u16(1)), prop(packets.PropTopicAliasMaximum, u16(1))),
-		"two receive maxima":            join(prop(packets.PropReceiveMaximum, u16(1)), prop(packets.PropReceiveMaximum, u16(1))),
-		"two maximum packet sizes":      join(prop(packets.PropMaximumPacketSize, u32(99)), prop(packets.PropMaximumPacketSize, u32(99))),
+		"two session expiry intervals":  twice(prop(packets.PropSessionExpiryInterval, u32(1))),
+		"two topic alias maxima":        twice(prop(packets.PropTopicAliasMaximum, u16(1))),
+		"two receive maxima":            twice(prop(packets.PropReceiveMaximum, u16(1))),
+		"two maximum packet sizes":      twice(prop(packets.PropMaximumPacketSize, u32(99))),
 		"authentication data by itself": prop(packets.PropAuthenticationData, str("x")),
 	} {
 		e.refuses(what, e.rawConnect5(property), 0x82)
@@ -211,10 +215,10 @@ func badConnectProperties(e *env) {
 	e.refuses("a property of PUBLISH", e.rawConnect5(prop(packets.PropTopicAlias, u16(1))), 0x81, 0x82)
 	e.refuses("an unknown property", e.rawConnect5([]byte{0x7E, 0}), 0x81)
 	will := func(list ...[]byte) []byte {
-		return raw(0x10, str("MQTT"), []byte{5, cleanFlag | willFlag}, u16(60), e.props(), str(e.id("c")), e.props(list...), str("w"), str(""))
+		return e.rawConnect(cleanFlag|willFlag, str(e.id("c")), e.props(list...), str("w"), str(""))
 	}
 	e.refuses("a property of CONNECT in the will", will(prop(packets.PropReceiveMaximum, u16(1))), 0x81, 0x82)
-	e.refuses("two delays", will(prop(packets.PropWillDelayInterval, u32(1)), prop(packets.PropWillDelayInterval, u32(1))), 0x82)
+	e.refuses("two delays", will(twice(prop(packets.PropWillDelayInterval, u32(1)))), 0x82)
 }
 
 // errorsClose: a CONNACK or DISCONNECT with an error is the end of the connection.
