@@ -56,23 +56,23 @@ func next(n *node.Node, demo, open bool) (lines []string) {
 	token := tokenWord(n)
 	api := fmt.Sprintf("--server %s --token %s", n.HTTPURL(), token)
 	where, reachable := mosquittoFlags(n.URLs())
-	device := "pump-1"
+	device, waits := "pump-1", ""
 	switch {
 	case demo && reachable:
 		lines = append(lines,
 			"mosquitto_sub"+where+" -t 'devices/+/up/#' -v",
 			"mosquitto_pub"+where+` -t admin/commands -m '{"targets":{"devices":["pump-1"]},"payload":"open"}'`)
-		device = "pump-2"
+		device, waits = "pump-2", " --wait"
 	case reachable && open:
 		lines = append(lines, "mosquitto_sub"+where+" -u USER -P PASSWORD -t 'devices/+/up/#' -v")
 	case reachable:
-		lines = append(lines, fmt.Sprintf(`mosquitto_pub%s -i %s -u %[2]s -P "$(%s token issue %[2]s %s)" `+
+		lines = append(lines, fmt.Sprintf(`mosquitto_pub%s -i %s -u %[2]s -P "$(%[3]s token issue %[2]s %[4]s)" `+
 			`-t devices/%[2]s/up/level -m 42`, where, device, os.Args[0], api))
 	}
 	return append(lines,
 		fmt.Sprintf(`curl -s %s/v1/commands -H "Authorization: Bearer %s" -d '{"targets":{"devices":["%s"]},"payload":"open"}'`,
 			n.HTTPURL(), strings.Trim(token, `"`), device),
-		fmt.Sprintf("%s push %s --devices %s --payload open%s", os.Args[0], api, device, map[bool]string{true: " --wait"}[demo]),
+		fmt.Sprintf("%s push %s --devices %s --payload open%s", os.Args[0], api, device, waits),
 		fmt.Sprintf("%s clients list %s", os.Args[0], api))
 }
 
