@@ -58,13 +58,14 @@ type pollSocket struct {
 	loop *pollLoop
 	rest []byte // an incomplete packet; nil while idle
 
-	mu      sync.Mutex
-	fd      int
-	reading bool
-	writing bool   // the socket would block: data waits for it
-	data    []byte // what is being written, from the outbox
-	written int
-	phase   pollPhase
+	mu        sync.Mutex
+	fd        int
+	unwatched bool // epoll does not know the socket
+	reading   bool
+	writing   bool   // the socket would block: data waits for it
+	data      []byte // what is being written, from the outbox
+	written   int
+	phase     pollPhase
 }
 
 // pollPhase is how far the end of a connection has come.
@@ -205,7 +206,15 @@ func (s *pollSocket) interest() {
 	if s.writing {
 		events |= unix.EPOLLOUT
 	}
-	_ = s.loop.control(unix.EPOLL_CTL_MOD, s.fd, events)
+	op := unix.EPOLL_CTL_MOD
+	switch {
+	case events == 0 && s.phase == phaseEnding:
+		op = unix.EPOLL_CTL_DEL // a hang-up is reported whether asked for or not, and would keep the loop busy
+	case s.unwatched:
+		op = unix.EPOLL_CTL_ADD
+	}
+	s.unwatched = op == unix.EPOLL_CTL_DEL
+	_ = s.loop.control(op, s.fd, events)
 }
 
 // setReading starts or stops reading, unless the connection is ending.
@@ -346,12 +355,10 @@ func (l *pollLoop) round(events []unix.EpollEvent) (closed bool) {
 func (l *pollLoop) read(bt *batch, c *conn, s *pollSocket) {
 	s.mu.Lock()
 	phase := s.phase
+	over := phase == phaseLingering && s.discard(l.buf)
 	s.mu.Unlock()
-	if phase == phaseLingering {
-		if n, err := unix.Read(s.fd, l.buf); n == 0 || err != nil && err != syscall.EAGAIN && err != syscall.EINTR {
-			c.finish(s)
-		}
-		return
+	if over {
+		c.finish(s)
 	}
 	if phase != phaseServing {
 		return
@@ -372,6 +379,13 @@ func (l *pollLoop) read(bt *batch, c *conn, s *pollSocket) {
 		bt.touch(c)
 	}
 	l.turns = append(l.turns, t)
+}
+
+// discard throws away what a lingering client sends, and reports whether that was the last of it. The caller holds mu:
+// a timer may be about to close the descriptor.
+func (s *pollSocket) discard(scratch []byte) (over bool) {
+	n, err := unix.Read(s.fd, scratch)
+	return n == 0 || err != nil && err != syscall.EAGAIN && err != syscall.EINTR
 }
 
 // fill reads into the loop's own buffer, or behind the incomplete packet that the connection holds.
@@ -477,17 +491,17 @@ type lingering struct {
 // Fire closes it.
 func (t lingering) Fire(int64) { t.c.finish(t.s) }
 
-// finish closes the socket, once.
+// finish closes the socket, once: when it comes a second time, the descriptor's number may be another socket's.
 func (c *conn) finish(s *pollSocket) {
-	s.loop.mu.Lock()
-	delete(s.loop.conns, int32(s.fd))
-	s.loop.mu.Unlock()
 	s.mu.Lock()
 	if s.phase == phaseClosed {
 		s.mu.Unlock()
 		return
 	}
 	s.phase = phaseClosed
+	s.loop.mu.Lock()
+	delete(s.loop.conns, int32(s.fd))
+	s.loop.mu.Unlock()
 	_ = unix.Close(s.fd)
 	s.mu.Unlock()
 	c.b.wheel.Cancel(&c.timer)
