@@ -146,7 +146,13 @@ func (c *conn) patience() (left time.Duration, has bool) {
 	return time.Duration(c.keepAlive)*1500*time.Millisecond - silent, true
 }
 
+// scheduleTimer does nothing once the connection ends: the timer may be in use for its lingering by then.
 func (c *conn) scheduleTimer() {
+	c.endMu.Lock()
+	defer c.endMu.Unlock()
+	if c.cause != nil {
+		return
+	}
 	left, has := c.patience()
 	if c.expires != 0 {
 		if until := time.Duration(c.expires-c.b.wheel.Now()) * time.Millisecond; !has || until < left {
