@@ -193,9 +193,8 @@ func serverKeepAlive(e *env) {
 
 func keepAlive(e *env) {
 	witness := e.subscriber("witness", 0, e.topic("will"))
-	c := e.connect("c", testmqtt.KeepAlive(1), testmqtt.Will(e.topic("will"), "gone", 0, false))
 	before := time.Now()
-	c.Nothing()
+	c := e.connect("c", testmqtt.KeepAlive(1), testmqtt.Will(e.topic("will"), "gone", 0, false))
 	c.ExpectDisconnect(0x8D)
 	require.GreaterOrEqual(e, time.Since(before), 1400*time.Millisecond)
 	witness.ExpectPublish(e.topic("will"), "gone")

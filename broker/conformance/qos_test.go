@@ -139,10 +139,10 @@ func qos2Sender(e *env) {
 func startedIsNotExpired(e *env) {
 	c := e.connect("c", testmqtt.Durable())
 	c.Subscribe(2, e.topic("t"))
-	e.publishPacket(e.connect("pub"), e.expiring("x", 2, 1))
+	e.publishPacket(e.connect("pub"), e.expiring("x", 2, 3)) // long enough that it is sent
 	id := c.ExpectPublish(e.topic("t"), "x").PacketID
 	e.drop(c)
-	e.pass(1100 * time.Millisecond)
+	e.pass(3100 * time.Millisecond)
 	c, _ = e.reconnect("c", testmqtt.Durable())
 	pk := e.take(c, e.topic("t"), "x", 2)
 	require.Equal(e, id, pk.PacketID)
