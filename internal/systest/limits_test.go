@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -175,6 +176,7 @@ func TestBadInputOnOtherListeners(t *testing.T) {
 	frame := func(opcode byte, payload string) string {
 		return string([]byte{0x80 | opcode, 0x80 | byte(len(payload)), 0, 0, 0, 0}) + payload
 	}
+	var all sync.WaitGroup
 	huge := "\x82\xff\x00\x00\x00\x00\x10\x00\x00\x00\x00\x00\x00\x00"
 	for name, test := range map[string]struct {
 		address string
@@ -205,28 +207,39 @@ func TestBadInputOnOtherListeners(t *testing.T) {
 		"silence to HTTP":             {n.http, false, ""},
 		"half a request to HTTP":      {n.http, false, "GET /readyz HTTP/1.1\r\nX: "},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var nc net.Conn
-			var err error
-			if test.tls {
-				nc, err = tls.Dial("tcp", test.address, &tls.Config{RootCAs: ca.Pool()})
-			} else {
-				nc, err = net.Dial("tcp", test.address)
+		all.Go(func() {
+			if err := sendAndAwaitClose(test.address, test.tls, ca, test.say); err != nil {
+				t.Errorf("%s: %v", name, err)
 			}
-			require.NoError(t, err)
-			defer nc.Close()
-			require.NoError(t, nc.SetDeadline(time.Now().Add(patience)))
-			go func() { _, _ = nc.Write([]byte(test.say)) }() // the node may close before it has read all
-			var answer bytes.Buffer
-			_, err = answer.ReadFrom(nc)
-			require.False(t, isTimeout(err), "the node did not close the connection; it said %.100q", answer.String())
 		})
 	}
-	t.Cleanup(func() {
-		require.NotContains(t, n.log(), "panic")
-		require.Equal(t, http.StatusOK, n.readiness())
-	})
+	all.Wait()
+	require.NotContains(t, n.log(), "panic")
+	require.Equal(t, http.StatusOK, n.readiness())
+}
+
+// sendAndAwaitClose sends something and returns nil when the node closes the connection.
+func sendAndAwaitClose(address string, secure bool, ca *testcert.CA, say string) error {
+	var nc net.Conn
+	var err error
+	if secure {
+		nc, err = tls.Dial("tcp", address, &tls.Config{RootCAs: ca.Pool()})
+	} else {
+		nc, err = net.Dial("tcp", address)
+	}
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	if err := nc.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	go func() { _, _ = nc.Write([]byte(say)) }() // the node may close before it has read all
+	var answer bytes.Buffer
+	if _, err = answer.ReadFrom(nc); isTimeout(err) {
+		return fmt.Errorf("the node did not close the connection; it said %.100q", answer.String())
+	}
+	return nil
 }
 
 func isTimeout(err error) bool {

@@ -226,6 +226,7 @@ func TestFullDisk(t *testing.T) {
 		"uplink": `{routes: [{filter: "up/#"}]}`,
 		"spool":  `{max_bytes: 1MiB}`,
 		"limits": `{queue: 1000000, queue_bytes: 1GiB}`,
+		"auth":   fmt.Sprintf(`{anonymous: true, products: [{key: pump, secret: %q}]}`, productSecret),
 	})
 	n.start()
 	keeper := testmqtt.Dial(t, n.mqtt, 5)
@@ -266,6 +267,7 @@ func TestFullDisk(t *testing.T) {
 		t.Logf("%s is refused with 0x%02X", topic, code)
 		require.Contains(t, []byte{0x97, 0x88, 0x83, 0x80}, code, topic)
 	}
+	commands, devices := fullDiskHTTP(n)
 	// What needs no disk goes on.
 	pub.Publish("live", "still", 0, 0)
 	live.ExpectPublish("live", "still")
@@ -287,7 +289,35 @@ func TestFullDisk(t *testing.T) {
 	n.kill()
 	n.start()
 	checkKept(t, n, accepted)
+	for _, path := range append(commands, devices...) {
+		require.Equal(t, http.StatusOK, n.call(http.MethodGet, path, adminToken, nil).status, "%s was accepted and is lost", path)
+	}
+	n.issue(command("x", []string{"y"}))
+	n.register("room-again")
 	n.kill() // before its disk goes
+}
+
+// fullDiskHTTP issues commands and registers devices on a full disk. It returns the paths of what was accepted; the rest
+// must have been refused with 503.
+func fullDiskHTTP(n *node) (commands, devices []string) {
+	n.t.Helper()
+	for i := range 20 {
+		id := fmt.Sprintf("full-%d", i)
+		a := n.call(http.MethodPost, "/v1/commands", adminToken, command("x", []string{"y"}, "id", id))
+		if a.status == http.StatusAccepted {
+			commands = append(commands, "/v1/commands/"+id)
+		} else {
+			require.Equal(n.t, http.StatusServiceUnavailable, a.status, string(a.body))
+		}
+		a = n.call(http.MethodPost, "/v1/register", "", registration(id, productSecret, time.Now()))
+		if a.status == http.StatusOK {
+			devices = append(devices, "/v1/devices/"+id)
+		} else {
+			require.Equal(n.t, http.StatusServiceUnavailable, a.status, string(a.body))
+		}
+	}
+	n.t.Logf("on the full disk, %d commands and %d registrations were accepted, of 20 each", len(commands), len(devices))
+	return commands, devices
 }
 
 // checkKept reads what waits for the session of keeper, without acknowledging it: everything that was accepted must be
