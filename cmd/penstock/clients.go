@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -14,19 +12,9 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
-)
 
-// clientInfo is what the subcommands show of a client; the API knows more, which --json prints.
-type clientInfo struct {
-	ClientID      string   `json:"client_id"`
-	Identity      string   `json:"identity"`
-	Connected     bool     `json:"connected"`
-	Remote        string   `json:"remote"`
-	Protocol      int      `json:"protocol_version"`
-	ConnectedAt   int64    `json:"connected_at"`
-	Subscriptions []string `json:"subscriptions"`
-	QueueLen      int      `json:"queue_len"`
-}
+	"github.com/penstockmq/penstock/internal/client"
+)
 
 func newClientsCommand() *cobra.Command {
 	var api apiFlags
@@ -49,17 +37,13 @@ func newClientsListCommand(api *apiFlags) *cobra.Command {
 		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "CLIENT\tIDENTITY\tSTATE\tREMOTE\tMQTT\tSUBSCRIPTIONS\tQUEUED")
 		for cursor, more := "", true; more; more = cursor != "" {
-			var page struct {
-				Clients []clientInfo `json:"clients"`
-				Next    string       `json:"next"`
-			}
-			path := "/v1/clients?limit=1000&cursor=" + url.QueryEscape(cursor)
-			if err := c.call(cmd.Context(), http.MethodGet, path, nil, &page); err != nil {
+			page, err := c.Sessions(cmd.Context(), cursor, 1000)
+			if err != nil {
 				return err
 			}
-			for i := range page.Clients {
-				if !connected || page.Clients[i].Connected {
-					page.Clients[i].row(w)
+			for i := range page.Sessions {
+				if !connected || page.Sessions[i].Connected {
+					writeSession(w, &page.Sessions[i])
 				}
 			}
 			cursor = page.Next
@@ -69,14 +53,14 @@ func newClientsListCommand(api *apiFlags) *cobra.Command {
 	return cmd
 }
 
-func (i *clientInfo) row(w io.Writer) {
+func writeSession(w io.Writer, s *client.Session) {
 	state := "offline"
-	if i.Connected {
-		state = "for " + time.Since(time.UnixMilli(i.ConnectedAt)).Truncate(time.Second).String()
+	if s.Connected {
+		state = "for " + time.Since(time.UnixMilli(s.ConnectedAt)).Truncate(time.Second).String()
 	}
-	version := map[int]string{3: "3.1", 4: "3.1.1", 5: "5"}[i.Protocol]
-	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\n", printable(i.ClientID), printable(i.Identity), state, i.Remote, version,
-		len(i.Subscriptions), i.QueueLen)
+	version := map[int]string{3: "3.1", 4: "3.1.1", 5: "5"}[s.Protocol]
+	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\n", printable(s.ClientID), printable(s.Identity), state, s.Remote, version,
+		len(s.Subscriptions), s.QueueLen)
 }
 
 // printable quotes text of clients that could draw on the operator's terminal.
@@ -95,8 +79,7 @@ func newClientsShowCommand(api *apiFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var info json.RawMessage
-			err = c.call(cmd.Context(), http.MethodGet, "/v1/clients/"+url.PathEscape(args[0]), nil, &info)
+			info, err := c.Session(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -120,8 +103,7 @@ func newClientsKickCommand(api *apiFlags) *cobra.Command {
 				return err
 			}
 			for _, id := range args {
-				err := c.call(cmd.Context(), http.MethodDelete, "/v1/clients/"+url.PathEscape(id), nil, nil)
-				if err != nil {
+				if err := c.Kick(cmd.Context(), id); err != nil {
 					return fmt.Errorf("disconnect %s: %w", printable(id), err)
 				}
 			}

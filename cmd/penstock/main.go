@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstockmq/penstock/internal/client"
 	"github.com/penstockmq/penstock/node"
 )
 
@@ -41,6 +42,9 @@ func run(ctx context.Context, args []string) int {
 	errors.As(err, &exit)
 	if exit.err != nil {
 		fmt.Fprintln(root.ErrOrStderr(), "penstock:", exit.err)
+		if errors.Is(err, client.ErrUnreachable) {
+			fmt.Fprintln(root.ErrOrStderr(), "Is it running? --server says where it is looked for.")
+		}
 	}
 	return exit.code
 }

@@ -5,8 +5,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,7 +74,7 @@ func TestExitCodes(t *testing.T) {
 		"serve it nevertheless":   {[]string{"serve", "--config", faulty}, 2, []string{"limts", "http.adress", "2 faults"}},
 		"no such file":            {[]string{"serve", "--config", "/nowhere"}, 2, []string{"/nowhere"}},
 		"a URL that is none":      {[]string{"nodes", "--server", "127.0.0.1:1"}, 2, []string{"not an http or https URL"}},
-		"a node that is not here": {[]string{"nodes", "--server", "http://127.0.0.1:1"}, 1, []string{"is it running?"}},
+		"a node that is not here": {[]string{"nodes", "--server", "http://127.0.0.1:1"}, 1, []string{"Is it running?"}},
 		"an empty password":       {[]string{"token", "hash"}, 2, []string{"empty"}},
 		"both file and demo":      {[]string{"serve", "--demo", "--config", faulty}, 2, []string{"demo"}},
 		"a wrong log level":       {[]string{"serve", "--demo", "--log-level", "loud"}, 2, []string{"log.level"}},
@@ -206,21 +204,4 @@ func TestTextOfClientsCannotDrawOnTheTerminal(t *testing.T) {
 	} {
 		assert.Equal(t, want, printable(text))
 	}
-}
-
-func TestProblemsAreShownWithTheirFields(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/plain" {
-			http.Error(w, "<html>", http.StatusBadGateway)
-			return
-		}
-		w.WriteHeader(422)
-		fmt.Fprint(w, `{"status":422,"detail":"validation failed","errors":[{"message":"expected number","location":"body.x"}]}`)
-	}))
-	defer server.Close()
-	c := &apiClient{base: server.URL}
-	err := c.call(t.Context(), http.MethodPost, "/x", map[string]int{"x": 1}, nil)
-	assert.EqualError(t, err, "validation failed\n  body.x: expected number")
-	err = c.call(t.Context(), http.MethodGet, "/plain", nil, nil)
-	assert.EqualError(t, err, "502 Bad Gateway")
 }

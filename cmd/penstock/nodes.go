@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/http"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,22 +18,13 @@ func newNodesCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var cluster struct {
-			Nodes []struct {
-				Name        string    `json:"name"`
-				Version     string    `json:"version"`
-				URLs        []string  `json:"urls"`
-				Connections int64     `json:"connections"`
-				Sessions    int64     `json:"sessions"`
-				Started     time.Time `json:"started"`
-			} `json:"nodes"`
-		}
-		if err := c.call(cmd.Context(), http.MethodGet, "/v1/cluster", nil, &cluster); err != nil {
+		nodes, err := c.Nodes(cmd.Context())
+		if err != nil {
 			return err
 		}
 		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "NODE\tVERSION\tUP\tCONNECTIONS\tSESSIONS\tURLS")
-		for _, n := range cluster.Nodes {
+		for _, n := range nodes {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\n", n.Name, n.Version, time.Since(n.Started).Truncate(time.Second),
 				n.Connections, n.Sessions, strings.Join(n.URLs, " "))
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -77,13 +76,8 @@ func newPushCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
-	server := cmp.Or(os.Getenv("PENSTOCK_SERVER"), os.Getenv("PENSTOCK_URL"), defaultURL)
+	f.api.add(cmd)
 	fs := cmd.Flags()
-	fs.StringVar(&f.api.url, "server", server, "where the node serves HTTP (environment: PENSTOCK_SERVER)")
-	fs.StringVar(&f.api.url, "url", server, "the same as --server")
-	_ = fs.MarkHidden("url") // it exists
-	fs.StringVar(&f.api.token, "token", "",
-		"admin token (environment: PENSTOCK_ADMIN_TOKEN; else ./data/admin-token is read)")
 	fs.StringSliceVar(&f.devices, "devices", nil, "device ids, separated by commas")
 	fs.StringVar(&f.devicesFile, "devices-file", "", "file with a device id on each line; - is standard input")
 	fs.BoolVar(&f.online, "online", false, "every device that is connected now")
@@ -115,13 +109,9 @@ func (f *pushFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
-	api, err := f.api.client()
+	c, err := f.api.client()
 	if err != nil {
 		return err
-	}
-	c, err := client.New(api.base, api.token)
-	if err != nil {
-		return &exitError{exitUsage, err}
 	}
 	st, err := c.Issue(ctx, request, f.idempotencyKey)
 	if err != nil {

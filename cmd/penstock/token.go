@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -40,17 +38,12 @@ func newTokenIssueCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		in := map[string]any{"product": product, "ttl_s": int64(ttl / time.Second)}
-		var out struct {
-			Token   string    `json:"token"`
-			Expires time.Time `json:"expires_at"`
-		}
-		path := "/v1/devices/" + url.PathEscape(args[0]) + "/token"
-		if err := c.call(cmd.Context(), http.MethodPost, path, in, &out); err != nil {
+		issued, err := c.IssueToken(cmd.Context(), args[0], product, ttl)
+		if err != nil {
 			return fmt.Errorf("issue token for %s: %w", printable(args[0]), err)
 		}
-		fmt.Fprintln(cmd.ErrOrStderr(), "expires", out.Expires.Local().Format(time.RFC3339))
-		fmt.Fprintln(cmd.OutOrStdout(), out.Token)
+		fmt.Fprintln(cmd.ErrOrStderr(), "expires", issued.ExpiresAt.Local().Format(time.RFC3339))
+		fmt.Fprintln(cmd.OutOrStdout(), issued.Token)
 		return nil
 	}
 	return cmd

@@ -1,17 +1,16 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/penstockmq/penstock/internal/client"
 )
 
 func newUplinkCommand() *cobra.Command {
@@ -38,51 +37,38 @@ func newUplinkTailCommand(api *apiFlags) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		query := url.Values{"follow": {strconv.FormatBool(follow)}}
-		if cmd.Flags().Changed("from") || !follow {
-			query.Set("from", strconv.FormatUint(from, 10))
+		var start *uint64
+		if cmd.Flags().Changed("from") {
+			start = &from
 		}
-		resp, err := c.do(cmd.Context(), http.MethodGet, "/v1/uplink/tail?"+query.Encode(), nil)
-		var fault *problem
-		if errors.As(err, &fault) && fault.Status == http.StatusNotFound {
+		err = c.TailUplink(cmd.Context(), start, follow, func(record []byte) error {
+			return printRecord(cmd.OutOrStdout(), record, asJSON)
+		})
+		var refused *client.Problem
+		if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
 			return errors.New("this node has Kafka configured: the messages are there")
 		}
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		return printTail(cmd.OutOrStdout(), resp.Body, asJSON)
+		return err
 	}
 	return cmd
 }
 
-// printTail prints records until the node ends the stream, or the person who waits for more does.
-func printTail(w io.Writer, stream io.Reader, asJSON bool) error {
-	in := json.NewDecoder(stream)
-	for {
-		var raw json.RawMessage
-		err := in.Decode(&raw)
-		if errors.Is(err, io.EOF) || errors.Is(err, context.Canceled) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read uplink: %w", err)
-		}
-		if asJSON {
-			fmt.Fprintf(w, "%s\n", raw)
-			continue
-		}
-		var r struct {
-			Seq      uint64            `json:"seq"`
-			Time     time.Time         `json:"time"`
-			ClientID string            `json:"client_id"`
-			Headers  map[string]string `json:"headers"`
-			Value    []byte            `json:"value"`
-		}
-		if err := json.Unmarshal(raw, &r); err != nil {
-			return fmt.Errorf("read uplink: %w", err)
-		}
-		fmt.Fprintf(w, "%d %s %s %s\n", r.Seq, r.Time.Local().Format("15:04:05.000"), printable(r.Headers["mqtt_topic"]),
-			printable(string(r.Value)))
+func printRecord(w io.Writer, record []byte, asJSON bool) error {
+	if asJSON {
+		_, err := fmt.Fprintf(w, "%s\n", record)
+		return err
 	}
+	var r struct {
+		Seq      uint64            `json:"seq"`
+		Time     time.Time         `json:"time"`
+		ClientID string            `json:"client_id"`
+		Headers  map[string]string `json:"headers"`
+		Value    []byte            `json:"value"`
+	}
+	if err := json.Unmarshal(record, &r); err != nil {
+		return fmt.Errorf("read uplink: %w", err)
+	}
+	_, err := fmt.Fprintf(w, "%d %s %s %s\n", r.Seq, r.Time.Local().Format("15:04:05.000"),
+		printable(r.Headers["mqtt_topic"]), printable(string(r.Value)))
+	return err
 }

@@ -1,8 +1,7 @@
-// Package client calls the admin API of a node about commands, for the command line.
+// Package client calls the HTTP API of a node, for the command line.
 package client
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -12,18 +11,24 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
+	"time"
 )
 
 // ErrUnreachable: there was no answer, or none that a node gives.
 var ErrUnreachable = errors.New("node cannot be reached")
 
-// maxAnswer bounds what is read of an answer, in bytes.
-const maxAnswer = 128 << 20
+const (
+	// maxAnswer and maxProblem bound what is read of an answer, in bytes.
+	maxAnswer  = 128 << 20
+	maxProblem = 1 << 20
+	// callTimeout bounds a call whose answer is no stream.
+	callTimeout = 30 * time.Second
+)
 
 // Client calls one node. Its errors are *Problem for what the node refused, and wrap ErrUnreachable for what did
-// not get that far.
+// not get that far. Its methods block until there is an answer, or the context ends; those that follow nothing give up
+// after 30 s.
 type Client struct {
 	base  string
 	token string
@@ -39,68 +44,26 @@ func New(base, token string) (*Client, error) {
 	return &Client{base: strings.TrimSuffix(base, "/"), token: token, http: &http.Client{}}, nil
 }
 
-// Issue issues a command. key may be empty.
-func (c *Client) Issue(ctx context.Context, r Request, key string) (st Status, err error) {
-	body, err := json.Marshal(r)
-	if err != nil {
-		return st, fmt.Errorf("encode command: %w", err)
-	}
-	header := http.Header{"Content-Type": {"application/json"}}
-	if key != "" {
-		header.Set("Idempotency-Key", key)
-	}
-	return st, c.call(ctx, http.MethodPost, "/v1/commands", header, body, &st)
+// request is one call: in is sent as JSON, unless it is nil.
+type request struct {
+	method, path string
+	query        url.Values
+	header       http.Header
+	in           any
 }
 
-// Status shows a command.
-func (c *Client) Status(ctx context.Context, id string) (st Status, err error) {
-	return st, c.call(ctx, http.MethodGet, "/v1/commands/"+url.PathEscape(id), nil, nil, &st)
-}
-
-// Executions shows up to limit executions of a command after the cursor; state may be empty.
-func (c *Client) Executions(ctx context.Context, id, state, cursor string, limit int) (page ExecutionPage,
-	err error) {
-	query := url.Values{"state": {state}, "cursor": {cursor}, "limit": {strconv.Itoa(limit)}}
-	path := "/v1/commands/" + url.PathEscape(id) + "/executions?" + query.Encode()
-	return page, c.call(ctx, http.MethodGet, path, nil, nil, &page)
-}
-
-// Watch calls each with the status of a command now and whenever it changes, until the command is finished. It returns
-// an error that wraps ErrUnreachable when the stream ends before that; calling it again goes on from there.
-func (c *Client) Watch(ctx context.Context, id string, each func(Status)) error {
-	resp, err := c.do(ctx, http.MethodGet, "/v1/commands/"+url.PathEscape(id)+"/events", nil, nil)
+// call reads the answer into out, unless that is nil.
+func (c *Client) call(ctx context.Context, r request, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := c.do(ctx, r)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(make([]byte, 4096), 1<<20)
-	for lines.Scan() {
-		data, ok := bytes.CutPrefix(lines.Bytes(), []byte("data: "))
-		if !ok {
-			continue
-		}
-		var st Status
-		if err := json.Unmarshal(data, &st); err != nil {
-			return fmt.Errorf("%w: read event: %w", ErrUnreachable, err)
-		}
-		each(st)
-		if st.Done() {
-			return nil
-		}
+	if out == nil {
+		return nil
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return fmt.Errorf("%w: the stream of events ended: %w", ErrUnreachable, cmp.Or(lines.Err(), io.ErrUnexpectedEOF))
-}
-
-func (c *Client) call(ctx context.Context, method, path string, header http.Header, in []byte, out any) error {
-	resp, err := c.do(ctx, method, path, header, in)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out); err != nil {
 		return fmt.Errorf("%w: read answer of %s: %w", ErrUnreachable, c.base, err)
 	}
@@ -108,16 +71,10 @@ func (c *Client) call(ctx context.Context, method, path string, header http.Head
 }
 
 // do returns a good answer, which the caller closes, or an error.
-func (c *Client) do(ctx context.Context, method, path string, header http.Header, in []byte) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(in))
+func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
+	req, err := c.encode(ctx, r)
 	if err != nil {
-		return nil, fmt.Errorf("call %s: %w", path, err)
-	}
-	if header != nil {
-		req.Header = header
-	}
-	if c.token != "" {
-		req.Header.Set("Authorization", "Bearer "+c.token)
+		return nil, fmt.Errorf("make request for %s: %w", r.path, err)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -134,10 +91,57 @@ func (c *Client) do(ctx context.Context, method, path string, header http.Header
 	return nil, readProblem(resp)
 }
 
+func (c *Client) encode(ctx context.Context, r request) (*http.Request, error) {
+	var content bytes.Buffer
+	if r.in != nil {
+		if err := json.NewEncoder(&content).Encode(r.in); err != nil {
+			return nil, err
+		}
+	}
+	address := c.base + r.path
+	if len(r.query) > 0 {
+		address += "?" + r.query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, address, &content)
+	if err != nil {
+		return nil, err
+	}
+	if r.header != nil {
+		req.Header = r.header
+	}
+	if r.in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	return req, nil
+}
+
+// Problem is an error that the node answered with (RFC 9457).
+type Problem struct {
+	Status int    `json:"status"`
+	Title  string `json:"title"`
+	Detail string `json:"detail"`
+	Errors []struct {
+		Location string `json:"location"`
+		Message  string `json:"message"`
+	} `json:"errors"`
+}
+
+// Error is what went wrong, and on lines of their own the fields that are at fault.
+func (p *Problem) Error() string {
+	var b strings.Builder
+	b.WriteString(p.Detail)
+	for _, e := range p.Errors {
+		b.WriteString("\n  " + e.Location + ": " + e.Message)
+	}
+	return b.String()
+}
+
 func readProblem(resp *http.Response) error {
-	const longest = 1 << 20
 	p := &Problem{}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, longest)).Decode(p); err != nil || p.Status == 0 {
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxProblem)).Decode(p); err != nil || p.Status == 0 {
 		*p = Problem{Status: resp.StatusCode}
 	}
 	p.Detail = cmp.Or(p.Detail, p.Title, resp.Status)

@@ -2,7 +2,7 @@ package client
 
 import (
 	"encoding/json"
-	"strings"
+	"time"
 )
 
 // Request is the JSON of POST /v1/commands. Times are in seconds; 0 leaves the choice to the node.
@@ -78,22 +78,36 @@ type ExecutionPage struct {
 	Next       string      `json:"next,omitempty"`
 }
 
-// Problem is an error that the node answered with (RFC 9457).
-type Problem struct {
-	Status int    `json:"status"`
-	Title  string `json:"title"`
-	Detail string `json:"detail"`
-	Errors []struct {
-		Location string `json:"location"`
-		Message  string `json:"message"`
-	} `json:"errors"`
+// Node is one node of the cluster.
+type Node struct {
+	Name        string    `json:"name"`
+	Version     string    `json:"version"`
+	URLs        []string  `json:"urls"`
+	Connections int64     `json:"connections"`
+	Sessions    int64     `json:"sessions"`
+	Started     time.Time `json:"started"`
 }
 
-func (p *Problem) Error() string {
-	var b strings.Builder
-	b.WriteString(p.Detail)
-	for _, e := range p.Errors {
-		b.WriteString("\n  " + e.Location + ": " + e.Message)
-	}
-	return b.String()
+// Session is what lists show of a session. ConnectedAt is in Unix milliseconds.
+type Session struct {
+	ClientID      string   `json:"client_id"`
+	Identity      string   `json:"identity"`
+	Connected     bool     `json:"connected"`
+	Remote        string   `json:"remote"`
+	Protocol      int      `json:"protocol_version"`
+	ConnectedAt   int64    `json:"connected_at"`
+	Subscriptions []string `json:"subscriptions"`
+	QueueLen      int      `json:"queue_len"`
+}
+
+// SessionPage is some sessions, and the cursor of the next page.
+type SessionPage struct {
+	Sessions []Session `json:"clients"`
+	Next     string    `json:"next"`
+}
+
+// Token is a device's token, which is its MQTT password.
+type Token struct {
+	Token     string    `json:"token"`
+	ExpiresAt time.Time `json:"expires_at"`
 }
