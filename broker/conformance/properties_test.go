@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"os"
 	"strings"
 	"time"
 
@@ -261,6 +262,43 @@ func noAliasesOfTheServer(e *env) {
 			e.publish(pub, e.topic("t"), "x", 0)
 			require.False(e, sub.ExpectPublish(e.topic("t"), "x").Properties.TopicAliasFlag)
 		}
+	}
+}
+
+func noPacketIsTooLarge(e *env) {
+	packetsFitTheClient(e)
+	answersFitTheClient(e)
+}
+
+// answersFitTheClient: an answer that would be too large, and from which nothing can be left out, is not sent: the
+// connection ends, for want of anything better.
+func answersFitTheClient(e *env) {
+	c := e.dial()
+	c.Send(c.ConnectPacket(e.id("tiny"), maximumPacketSize(8)))
+	e.onlySmallPackets(c, 8)
+	c = e.connect("small", maximumPacketSize(20))
+	subscribe, unsubscribe := join(u16(7), e.props()), join(u16(8), e.props())
+	for range 30 {
+		subscribe = join(subscribe, str("t"), []byte{0})
+		unsubscribe = join(unsubscribe, str("t"))
+	}
+	c.SendRaw(raw(0x82, subscribe)...)
+	e.onlySmallPackets(c, 20)
+	c = e.connect("small", maximumPacketSize(20))
+	c.SendRaw(raw(0xA2, unsubscribe)...)
+	e.onlySmallPackets(c, 20)
+}
+
+// onlySmallPackets reads until the connection is closed.
+func (e *env) onlySmallPackets(c *testmqtt.Client, most int) {
+	e.Helper()
+	for {
+		first, body, err := c.ReadRaw(testmqtt.Patience)
+		if err != nil {
+			require.NotErrorIs(e, err, os.ErrDeadlineExceeded)
+			return
+		}
+		require.LessOrEqual(e, 2+len(body), most, "a packet of type %d", first>>4)
 	}
 }
 

@@ -63,7 +63,7 @@ var connect5 = []statement{
 	},
 	{id: "3.1.2-22", says: "a client silent for one and a half times its keep alive is cut off", check: keepAlive},
 	{id: "3.1.2-23", says: "a session with an expiry interval outlives the connection", check: sessionIsStored},
-	{id: "3.1.2-24", says: "no packet exceeds the client's maximum packet size", check: packetsFitTheClient},
+	{id: "3.1.2-24", says: "no packet exceeds the client's maximum packet size", check: noPacketIsTooLarge},
 	{id: "3.1.2-25", says: "a message too large for the client counts as sent", check: tooLargeIsDone},
 	{id: "3.1.2-26", says: "no topic alias exceeds the client's maximum", check: aliasesOfTheServer},
 	{id: "3.1.2-27", says: "a client that allows no topic aliases gets none", check: noAliasesOfTheServer},
