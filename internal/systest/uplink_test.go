@@ -197,6 +197,7 @@ func (n *node) awaitDrained() {
 }
 
 func TestUplinkIntoKafka(t *testing.T) {
+	t.Parallel()
 	k := testenv.StartKafka(t)
 	t.Run("records", func(t *testing.T) { uplinkRecords(t, k) })
 	t.Run("stopped", func(t *testing.T) { uplinkThroughOutage(t, k, 100, 20_000, 5000, 3*time.Second) })
