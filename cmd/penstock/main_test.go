@@ -59,7 +59,11 @@ func write(t *testing.T, text string) (file string) {
 }
 
 func TestExitCodes(t *testing.T) {
-	faulty := write(t, "limts: {}\nhttp: {adress: x}\n")
+	faulty, err := filepath.Abs("../../testdata/config/invalid.yaml")
+	require.NoError(t, err)
+	single, err := filepath.Abs("../../testdata/config/single-node.yaml")
+	require.NoError(t, err)
+	faults := []string{"16 faults", "invalid.yaml:8: http.adress", "invalid.yaml:13: clustr"}
 	cases := map[string]struct {
 		args   []string
 		code   int
@@ -70,8 +74,9 @@ func TestExitCodes(t *testing.T) {
 		"unknown subcommand":      {[]string{"srve"}, 2, []string{`unknown command "srve"`}},
 		"unknown flag":            {[]string{"serve", "--confg", "x"}, 2, []string{"unknown flag: --confg"}},
 		"missing argument":        {[]string{"clients", "show"}, 2, []string{"accepts 1 arg"}},
-		"faulty configuration":    {[]string{"config", "check", "-c", faulty}, 2, []string{"limts", "http.adress", "2 faults"}},
-		"serve it nevertheless":   {[]string{"serve", "--config", faulty}, 2, []string{"limts", "http.adress", "2 faults"}},
+		"faulty configuration":    {[]string{"config", "check", "-c", faulty}, 2, faults},
+		"a good configuration":    {[]string{"config", "check", "-c", single}, 0, nil},
+		"serve it nevertheless":   {[]string{"serve", "--config", faulty}, 2, faults},
 		"no such file":            {[]string{"serve", "--config", "/nowhere"}, 2, []string{"/nowhere"}},
 		"a URL that is none":      {[]string{"nodes", "--server", "127.0.0.1:1"}, 2, []string{"not an http or https URL"}},
 		"a node that is not here": {[]string{"nodes", "--server", "http://127.0.0.1:1"}, 1, []string{"Is it running?"}},

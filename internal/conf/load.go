@@ -48,6 +48,10 @@ func Load(src Source, into any) error {
 	l.defaults(root, "")
 	l.file(src.YAML, root)
 	l.environment(src.Env, root)
+	l.unread = make(map[string]bool, len(l.faults))
+	for _, f := range l.faults {
+		l.unread[f.Key] = true
+	}
 	l.validate(root, "")
 	if len(l.faults) > 0 {
 		return l.faults.sorted()
@@ -85,6 +89,7 @@ type loader struct {
 	inFile  bool              // what is being set comes from the file
 	lines   map[string]int    // key path → line in the file
 	origins map[string]string // key path → environment variable that set it
+	unread  map[string]bool   // key path → its value could not be read, so there is nothing to validate
 	faults  Faults
 }
 
@@ -221,6 +226,10 @@ func (l *loader) validate(v reflect.Value, prefix string) {
 		l.validate(v.FieldByIndex(f.index), joinKey(prefix, f.name))
 	}
 	if check, ok := v.Addr().Interface().(validator); ok {
-		check.Validate(func(key, problem string) { l.fault(joinKey(prefix, key), "%s", problem) })
+		check.Validate(func(key, problem string) {
+			if key = joinKey(prefix, key); !l.unread[key] {
+				l.fault(key, "%s", problem)
+			}
+		})
 	}
 }

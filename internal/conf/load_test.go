@@ -109,6 +109,10 @@ func TestLoadReportsEveryFaultByKey(t *testing.T) {
 			yaml: "auth:\n  items:\n    - key: a\n    - every: 2\n",
 			want: []string{"x.yaml:4: auth.items[1].key: must be set"},
 		},
+		"what cannot be read is not checked as well": {
+			yaml: "auth:\n  items:\n    - {key: [x]}\n",
+			want: []string{"x.yaml:3: auth.items[0].key: must be a text, not a list"},
+		},
 		"an unknown key of an element": {
 			yaml: "auth:\n  items:\n    - {key: a, evry: 2}\n",
 			want: []string{"x.yaml:3: auth.items[0].evry: unknown key (did you mean every?)"},
