@@ -35,25 +35,25 @@ type Part struct {
 	Ready func() (ready bool, detail string)
 }
 
-// Options are what a Server is made of. Calls of a service that is nil are not offered; all the rest but Parts,
-// Streams and Routes is required.
+// Options are what a Server is made of. Calls of a service that is nil are not offered; all the rest but Parts and Routes
+// is required.
 type Options struct {
 	Logger     *slog.Logger
-	AdminToken conf.Secret             // bearer token of admin calls
-	Version    string                  // of this build
-	Clients    Clients                 // whose connections the admin API shows
-	Node       func() NodeInfo         // describes this node
-	Config     func() any              // the configuration, secrets hidden, as a tree for JSON
-	Metrics    prometheus.Gatherer     // shown at /metrics
-	Parts      []Part                  // asked by /readyz
-	Streams    map[string]http.Handler // "GET /path" → admin call that streams its answer
-	Routes     []func(api huma.API)    // further operations
+	AdminToken conf.Secret          // bearer token of admin calls
+	Version    string               // of this build
+	Clients    Clients              // whose connections the admin API shows
+	Node       func() NodeInfo      // describes this node
+	Config     func() any           // the configuration, secrets hidden, as a tree for JSON
+	Metrics    prometheus.Gatherer  // shown at /metrics
+	Parts      []Part               // asked by /readyz
+	Routes     []func(api huma.API) // further operations
 
 	Registrar Registrar  // registration of devices, with Nodes
 	Nodes     NodeLister // where devices connect
 	Devices   Devices
 	Bans      Bans
 	Commands  CommandService
+	Uplink    UplinkLog
 }
 
 // Server is the HTTP server of a node: New, Serve, Close.
@@ -70,7 +70,8 @@ func New(opts Options) *Server {
 	mux := http.NewServeMux()
 	config := huma.DefaultConfig("Penstock", opts.Version)
 	config.DocsPath, config.SchemasPath, config.OpenAPIPath = "", "", ""
-	config.CreateHooks = nil // without schema pages there is nothing for $schema links to point at
+	config.RejectUnknownQueryParameters = true // a filter that is misspelt must not answer with everything
+	config.CreateHooks = nil                   // without schema pages there is nothing for $schema links to point at
 	config.Transformers = append(config.Transformers, withoutEcho)
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		adminScheme:  {Type: "http", Scheme: "bearer", Description: "http.admin_token, or an admin's token"},
@@ -109,6 +110,9 @@ func registerServices(api huma.API, opts Options) {
 	}
 	if opts.Commands != nil {
 		RegisterCommands(api, opts.Commands)
+	}
+	if opts.Uplink != nil {
+		RegisterUplink(api, opts.Uplink)
 	}
 }
 

@@ -3,7 +3,6 @@ package console
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -129,6 +128,7 @@ func TestEveryErrorIsProblemJSONThatNamesTheField(t *testing.T) {
 		"kick of nobody":         {"DELETE", "/v1/clients/zz", testToken, "", 404, "connected"},
 		"limit not a number":     {"GET", "/v1/clients?limit=many", testToken, "", 422, "query.limit"},
 		"limit too large":        {"GET", "/v1/clients?limit=5000", testToken, "", 422, "query.limit"},
+		"unknown parameter":      {"GET", "/v1/clients?limt=5", testToken, "", 422, "query.limt"},
 		"not JSON":               {"POST", "/v1/echo", "", "{count", 400, "invalid character"},
 		"unknown field":          {"POST", "/v1/echo", "", `{"count":1,"name":"x","nmae":"y"}`, 422, "body.nmae"},
 		"wrong type":             {"POST", "/v1/echo", "", `{"count":"one","name":"x"}`, 422, "body.count"},
@@ -271,19 +271,14 @@ func TestCloseEndsStreams(t *testing.T) {
 	started := make(chan struct{})
 	s := New(Options{
 		Logger: slog.New(slog.DiscardHandler), AdminToken: testToken, Metrics: prometheus.NewRegistry(),
-		Streams: map[string]http.Handler{"GET /v1/stream": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			fmt.Fprintln(w, "first")
-			_ = http.NewResponseController(w).Flush()
-			close(started)
-			<-r.Context().Done()
-		})},
+		Uplink: endlessLog{started},
 	})
 	l := listenLoopback(t)
 	s.Serve(l)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		req, _ := http.NewRequest("GET", "http://"+l.Addr().String()+"/v1/stream", nil)
+		req, _ := http.NewRequest("GET", "http://"+l.Addr().String()+"/v1/uplink/tail?follow=true", nil)
 		req.Header.Set("Authorization", "Bearer "+testToken)
 		if resp, err := http.DefaultClient.Do(req); err == nil {
 			_, _ = io.Copy(io.Discard, resp.Body)

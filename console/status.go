@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/pprof"
+	"strconv"
 	"sync"
 	"time"
 
@@ -43,9 +44,9 @@ func registerNode(api huma.API, opts Options) {
 	})
 }
 
-// registerPlain adds what is not JSON operations of the API: health, metrics, profiles, streams, and the API's own
-// description.
+// registerPlain adds what is no JSON operation of the API: health, metrics, profiles, and the API's own description.
 func (s *Server) registerPlain(mux *http.ServeMux, api huma.API) {
+	describePlain(api.OpenAPI())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
@@ -68,8 +69,29 @@ func (s *Server) registerPlain(mux *http.ServeMux, api huma.API) {
 	} {
 		mux.Handle(pattern, s.adminOnly(handler))
 	}
-	for pattern, handler := range s.opts.Streams {
-		mux.Handle(pattern, s.adminOnly(handler))
+}
+
+// describePlain tells readers of the description what monitoring may ask for.
+func describePlain(description *huma.OpenAPI) {
+	for _, op := range []struct {
+		id, path, summary, kind string
+		also                    []int
+	}{
+		{"health", "/healthz", "Say that the process runs", "application/json", nil},
+		{"readiness", "/readyz", "Say whether devices should be sent here", "application/json",
+			[]int{http.StatusServiceUnavailable}},
+		{"metrics", "/metrics", "Show metrics for Prometheus", "text/plain", nil},
+	} {
+		responses := map[string]*huma.Response{}
+		for _, status := range append([]int{http.StatusOK}, op.also...) {
+			responses[strconv.Itoa(status)] = &huma.Response{
+				Description: http.StatusText(status), Content: map[string]*huma.MediaType{op.kind: {}},
+			}
+		}
+		description.AddOperation(&huma.Operation{
+			OperationID: op.id, Method: http.MethodGet, Path: op.path, Summary: op.summary, Tags: []string{"monitoring"},
+			Responses: responses,
+		})
 	}
 }
 
