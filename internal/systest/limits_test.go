@@ -23,7 +23,7 @@ import (
 	"github.com/penstockmq/penstock/internal/testmqtt"
 )
 
-// TestNodeRunsOnWithoutItsTerminal closes the reader of standard output before the node writes to it.
+// TestNodeRunsOnWithoutItsTerminal closes the readers of standard output and of the log before the node writes to them.
 func TestNodeRunsOnWithoutItsTerminal(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, nil)
@@ -31,7 +31,7 @@ func TestNodeRunsOnWithoutItsTerminal(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, r.Close())
 	n.cmd = exec.Command(program(t), "serve", "--config", n.config)
-	n.cmd.Stdout = w
+	n.cmd.Stdout, n.cmd.Stderr = w, w
 	n.exited = make(chan struct{})
 	require.NoError(t, n.cmd.Start())
 	require.NoError(t, w.Close())

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -107,6 +108,12 @@ func TestOperatorLooksAtANode(t *testing.T) {
 	require.Zero(t, out.code, out.stderr)
 	c.ExpectDisconnect(0x98)
 	require.NotZero(t, n.penstock("", "clients", "show", "nobody").code)
+
+	out = n.penstock("", "token", "issue", "pump-2", "--product", "pump", "--ttl", "1h")
+	require.Zero(t, out.code, out.stderr)
+	issued := regexp.MustCompile(`eyJ\S+`).FindString(out.stdout)
+	n.mustConnect(t, 5, "pump-2", "", issued)
+	require.NotZero(t, n.penstock("", "token", "issue", "pump/2").code)
 
 	config := n.call(http.MethodGet, "/v1/config", adminToken, nil)
 	require.Equal(t, http.StatusOK, config.status)
