@@ -257,6 +257,7 @@ func TestCommands(t *testing.T) {
 		"retry":                 commandRetry,
 		"collapse key":          commandCollapse,
 		"many devices":          commandMany,
+		"ten thousand devices":  commandTenThousand,
 		"MQTT 3 and offline":    commandMQTT3,
 		"survives good restart": commandRestart,
 	} {
@@ -587,6 +588,30 @@ func commandMany(t *testing.T, n *node) {
 	n.admin(http.MethodGet, "/v1/commands/"+id, nil, 200, &st)
 	require.Equal(t, many/2, st.Counts["CANCELED"])
 	require.Equal(t, many/2, st.Counts["SUCCEEDED"])
+}
+
+// commandTenThousand issues a command to as many devices as a command may have, and to one more.
+func commandTenThousand(t *testing.T, n *node) {
+	ids := make([]string, 10_001)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("ten-%05d", i)
+	}
+	for _, id := range ids[:20] {
+		startDevice(t, n, id, obedient)
+	}
+	began := time.Now()
+	id := n.issue(command("all of you", ids[:10_000], "ttl_s", 3600))
+	testenv.Eventually(t, patience, "those that are there have succeeded", func() bool {
+		var st commandStatus
+		n.admin(http.MethodGet, "/v1/commands/"+id, nil, 200, &st)
+		return st.Counts["SUCCEEDED"] == 20 && st.Counts["QUEUED"] == 9980
+	})
+	t.Logf("10,000 devices after %v", time.Since(began).Round(time.Millisecond))
+	require.Len(t, n.executions(id), 10_000)
+	n.admin(http.MethodPost, "/v1/commands/"+id+"/cancel", nil, 200, nil)
+	a := n.call(http.MethodPost, "/v1/commands", adminToken, command("x", ids))
+	require.Equal(t, http.StatusUnprocessableEntity, a.status)
+	require.Contains(t, string(a.body), "body.targets.devices")
 }
 
 // commandMQTT3 has a device that speaks 3.1.1 and keeps its session, by mosquitto's clients.

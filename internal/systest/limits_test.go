@@ -131,6 +131,40 @@ func TestSilentClientsAreCut(t *testing.T) {
 	require.Positive(t, n.metric("penstock_disconnects_total", "keep_alive"))
 }
 
+// TestPausedNodeCutsNobody stops the whole process for longer than the keep-alive of its clients, as a machine does that
+// is moved to another host. The clients were not silent: their pings wait in the sockets.
+func TestPausedNodeCutsNobody(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, nil)
+	var clients []*testmqtt.Client
+	stop := make(chan struct{})
+	var pinging sync.WaitGroup
+	for i := range 20 {
+		c := testmqtt.Dial(t, n.mqtt, 5)
+		c.MustConnect(fmt.Sprint("pings-", i), testmqtt.KeepAlive(2))
+		clients = append(clients, c)
+		pinging.Go(func() {
+			for c.TrySend(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingreq}}) == nil {
+				select {
+				case <-stop:
+					return
+				case <-time.After(300 * time.Millisecond):
+				}
+			}
+		})
+	}
+	n.signal(syscall.SIGSTOP)
+	time.Sleep(5 * time.Second) // is the length of the pause
+	n.signal(syscall.SIGCONT)
+	for _, c := range clients {
+		for range 16 { // as many as were sent in these seconds
+			c.Expect(packets.Pingresp)
+		}
+	}
+	close(stop)
+	pinging.Wait()
+}
+
 func TestSharedSubscriptionsOfRealClients(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, nil)
