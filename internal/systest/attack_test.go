@@ -1,11 +1,7 @@
 package systest
 
 import (
-	"bytes"
-	"crypto/tls"
-	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"strings"
@@ -14,90 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/stretchr/testify/require"
 
-	"github.com/penstockmq/penstock/internal/testcert"
 	"github.com/penstockmq/penstock/internal/testenv"
 	"github.com/penstockmq/penstock/internal/testmqtt"
 )
-
-// healthy is a client that sends itself one message after another, with QoS 1, and notes what does not come back.
-type healthy struct {
-	t     testing.TB
-	c     *testmqtt.Client
-	stop  chan struct{}
-	done  sync.WaitGroup
-	trips atomic.Int64
-	worst time.Duration
-	fault error
-}
-
-func startHealthy(t testing.TB, n *node) *healthy {
-	t.Helper()
-	h := &healthy{t: t, c: testmqtt.Dial(t, n.mqtt, 5), stop: make(chan struct{})}
-	h.c.MustConnect("healthy")
-	h.c.Subscribe(1, "healthy/#")
-	h.done.Go(func() {
-		for h.fault == nil {
-			select {
-			case <-h.stop:
-				return
-			default:
-			}
-			began := time.Now()
-			h.fault = h.trip()
-			h.worst = max(h.worst, time.Since(began))
-		}
-	})
-	t.Cleanup(h.end)
-	return h
-}
-
-func (h *healthy) trip() error {
-	payload := fmt.Sprint(h.trips.Add(1))
-	if err := h.c.TrySend(testmqtt.PublishPacket("healthy/x", []byte(payload), 1, 1)); err != nil {
-		return err
-	}
-	for acked, came := false, false; !acked || !came; {
-		pk, err := h.c.Read(patience)
-		switch {
-		case err != nil:
-			return fmt.Errorf("message %s: %w", payload, err)
-		case pk.FixedHeader.Type == packets.Puback && pk.ReasonCode < 0x80:
-			acked = true
-		case pk.FixedHeader.Type == packets.Publish && string(pk.Payload) == payload:
-			came = true
-			ack := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: pk.PacketID}
-			if err := h.c.TrySend(ack); err != nil {
-				return err
-			}
-		default:
-			return fmt.Errorf("message %s: unexpected packet of type %d, reason 0x%02X, payload %.20q", payload,
-				pk.FixedHeader.Type, pk.ReasonCode, pk.Payload)
-		}
-	}
-	return nil
-}
-
-func (h *healthy) end() {
-	select {
-	case <-h.stop:
-	default:
-		close(h.stop)
-	}
-	h.done.Wait()
-}
-
-// check ends the client; nothing may have been lost.
-func (h *healthy) check() {
-	h.t.Helper()
-	h.end()
-	require.NoError(h.t, h.fault, "the healthy client")
-	require.Greater(h.t, h.trips.Load(), int64(10))
-	h.t.Logf("the healthy client: %d round trips, the slowest %v", h.trips.Load(), h.worst.Round(time.Millisecond))
-}
 
 // TestBadInputHarmsOnlyItsSender attacks a node in every way at hand while a healthy client goes on. After each attack,
 // and at the end, the node is as it was before.
@@ -316,114 +234,6 @@ func attackWithHugePackets(t *testing.T, n *node) {
 // attackWithSizes sends packets of sizes around every bound of a buffer.
 func attackWithSizes(t *testing.T, n *node) {
 	sendSizes(t, func() (net.Conn, error) { return net.Dial("tcp", n.mqtt) })
-}
-
-// sendSizes sends and gets back publishes of many sizes, on a connection for each size.
-func sendSizes(t *testing.T, dial func() (net.Conn, error)) {
-	t.Helper()
-	sizes := []int{100, 500, 512, 513, 4095, 4096, 4097, 65_520, 65_530, 65_535, 65_536, 65_537, 100_000, 131_072, 500_000,
-		1_000_000}
-	var all sync.WaitGroup
-	for _, size := range sizes {
-		all.Go(func() {
-			nc, err := dial()
-			if err != nil {
-				t.Errorf("connect: %v", err)
-				return
-			}
-			defer nc.Close()
-			if err := echo(t, nc, size); err != nil {
-				t.Errorf("publishes of %d bytes: %v", size, err)
-			}
-		})
-	}
-	all.Wait()
-}
-
-// echo sends ten publishes to itself, each one byte longer than the one before.
-func echo(t *testing.T, nc net.Conn, size int) error {
-	c := testmqtt.New(t, nc, 5)
-	id := fmt.Sprintf("size-%d", size)
-	if err := c.TrySend(c.ConnectPacket(id)); err != nil {
-		return err
-	}
-	if _, err := c.Read(patience); err != nil {
-		return err
-	}
-	err := c.TrySend(packets.Packet{
-		FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1,
-		Filters: packets.Subscriptions{{Filter: id, Qos: 0}},
-	})
-	if err != nil {
-		return err
-	}
-	if _, err := c.Read(patience); err != nil {
-		return err
-	}
-	for k := range 10 {
-		payload := garbage(k, size+k)
-		if err := c.TrySend(testmqtt.PublishPacket(id, payload, 0, 0)); err != nil {
-			return err
-		}
-		pk, err := c.Read(patience)
-		if err != nil || !bytes.Equal(payload, pk.Payload) {
-			return fmt.Errorf("got %d bytes, %v", len(pk.Payload), err)
-		}
-	}
-	return nil
-}
-
-// webSocket makes a net.Conn of a WebSocket connection; each Write is a frame.
-type webSocket struct {
-	*websocket.Conn
-	r io.Reader
-}
-
-func (w *webSocket) Read(p []byte) (int, error) {
-	for {
-		if w.r == nil {
-			_, r, err := w.NextReader()
-			if err != nil {
-				return 0, err
-			}
-			w.r = r
-		}
-		n, err := w.r.Read(p)
-		if err == io.EOF {
-			w.r, err = nil, nil
-			if n == 0 {
-				continue
-			}
-		}
-		return n, err
-	}
-}
-
-func (w *webSocket) Write(p []byte) (int, error) {
-	return len(p), w.WriteMessage(websocket.BinaryMessage, p)
-}
-
-func (w *webSocket) SetDeadline(at time.Time) error {
-	return errors.Join(w.SetReadDeadline(at), w.SetWriteDeadline(at))
-}
-
-func TestPacketsOfAnySizeOverTLSAndWebSocket(t *testing.T) {
-	t.Parallel()
-	ca, dir := testcert.New(t), t.TempDir()
-	cert, key := ca.Server(t, dir)
-	ws, secure := address(), address()
-	startNode(t, sections{"listeners": fmt.Sprintf(
-		`[{type: ws, address: %q}, {type: tls, address: %q, cert: %q, key: %q}]`, ws, secure, cert, key)})
-	t.Run("TLS", func(t *testing.T) {
-		sendSizes(t, func() (net.Conn, error) { return tls.Dial("tcp", secure, &tls.Config{RootCAs: ca.Pool()}) })
-	})
-	t.Run("WebSocket", func(t *testing.T) {
-		dialer := websocket.Dialer{Subprotocols: []string{"mqtt"}}
-		sendSizes(t, func() (net.Conn, error) {
-			c, _, err := dialer.Dial("ws://"+ws+"/mqtt", nil)
-			return &webSocket{Conn: c}, err
-		})
-	})
 }
 
 // attackWithTopics subscribes and publishes with topics of tens of thousands of levels, and with thousands of filters.
