@@ -41,12 +41,13 @@ func registerClients(api huma.API, clients Clients) {
 		OperationID: "list-clients", Method: http.MethodGet, Path: "/v1/clients", Tags: []string{"clients"},
 		Summary: "List sessions, connected or not", Security: adminSecurity,
 	}, func(_ context.Context, in *listClientsInput) (*body[clientPage], error) {
-		page := clientPage{Clients: clients.Clients(in.Cursor, in.Limit)}
+		page := clientPage{Clients: clients.Clients(in.Cursor, in.Limit+1)} // one more shows whether there is a next page
 		if page.Clients == nil {
 			page.Clients = []broker.ClientInfo{}
 		}
-		if len(page.Clients) == in.Limit {
-			page.Next = page.Clients[len(page.Clients)-1].ClientID
+		if len(page.Clients) > in.Limit {
+			page.Clients = page.Clients[:in.Limit]
+			page.Next = page.Clients[in.Limit-1].ClientID
 		}
 		return &body[clientPage]{page}, nil
 	})

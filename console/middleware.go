@@ -146,8 +146,8 @@ func (c jsonContext) Header(name string) string {
 	return c.anyContext.Header(name)
 }
 
-// withoutEcho takes out of an error what the caller had sent, which may be a secret or the whole body: its place is named
-// anyway.
+// withoutEcho takes out of an error what the caller had sent, which may be a secret or the whole body. Its place is
+// named anyway.
 func withoutEcho(_ huma.Context, _ string, answer any) (any, error) {
 	if problem, ok := answer.(*huma.ErrorModel); ok {
 		for _, detail := range problem.Errors {

@@ -35,8 +35,8 @@ type Part struct {
 	Ready func() (ready bool, detail string)
 }
 
-// Options are what a Server is made of. Calls of a service that is nil are not offered; all the rest but Parts and Routes
-// is required.
+// Options are what a Server is made of. Calls of a service that is nil are not offered; all the rest but Parts and
+// Routes is required.
 type Options struct {
 	Logger     *slog.Logger
 	AdminToken conf.Secret          // bearer token of admin calls

@@ -198,6 +198,8 @@ func TestClientsAreListedInPages(t *testing.T) {
 		}
 	}
 	assert.Equal(t, []string{"a", "b/c", "d"}, got)
+	_, text := call(t, "GET", base+"/v1/clients?limit=3", testToken, "")
+	assert.NotContains(t, text, "next", "a full page may be the last one")
 }
 
 func TestAClientIsShownAndKickedByItsEscapedIdentifier(t *testing.T) {

@@ -2,8 +2,8 @@ package node
 
 import "fmt"
 
-// Admits says in words who can connect, for people who have just started the node. Where it is nobody, because no way to
-// log in is configured, there are still the devices that an admin issues a token for.
+// Admits says in words who can connect, for people who have just started the node. Where it is nobody, because no way
+// to log in is configured, there are still the devices that an admin issues a token for.
 func (n *Node) Admits() []string {
 	c := &n.cfg.Auth
 	var who []string

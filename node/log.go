@@ -38,9 +38,9 @@ func newLogger(w io.Writer, c LogConfig, level *slog.LevelVar) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, opts))
 }
 
-// escaper writes DEL and the C1 control characters (U+007F to U+009F) as \u00XX. Both handlers of slog pass some of them
-// on as they are, and a terminal takes U+009B for the beginning of a command: a client's text must not steer the terminal
-// of whoever reads the log. In JSON the escape is the same character, and nothing but text can hold one.
+// escaper writes DEL and the C1 control characters (U+007F to U+009F) as \u00XX. Both handlers of slog pass some of
+// them on as they are, and a terminal takes U+009B for the beginning of a command: a client's text must not steer the
+// terminal of whoever reads the log. In JSON the escape is the same character, and nothing but text can hold one.
 type escaper struct{ w io.Writer }
 
 // Write takes one line, as slog gives it: no character is split over two writes.
@@ -66,8 +66,8 @@ func (e escaper) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// c1Lead is the first byte of U+0080 to U+00BF in UTF-8; for the control characters among them the second is below 0xA0,
-// and is the character itself.
+// c1Lead is the first byte of U+0080 to U+00BF in UTF-8. For the control characters among them the second byte is below
+// 0xA0, and is the character's number.
 const c1Lead = 0xC2
 
 // controlIn returns the position of the first character to escape, or -1.

@@ -107,22 +107,9 @@ func assemble(cfg Config, logs io.Writer, metrics registry) (_ *Node, err error)
 	if n.adminToken, n.adminTokenFresh, err = adminToken(cfg.HTTP.AdminToken, cfg.Node.Data); err != nil {
 		return nil, err
 	}
-
-	n.guard = limit.New(limit.Options{Config: cfg.Access, Logger: n.log, Registerer: n.registry})
-	n.auth, err = auth.New(context.Background(), auth.Options{
-		Config: cfg.Auth, Store: n.store.Devices(), Failures: n.guard, Logger: n.log, Registerer: n.registry,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("start access control: %w", err)
+	if err := n.openAccess(); err != nil {
+		return nil, err
 	}
-	n.closers.push("stop access control", func(context.Context) error { n.auth.Close(); return nil })
-	n.acl, err = acl.New(acl.Options{
-		Config: cfg.ACL, IsAdmin: n.auth.IsAdmin, AllowAll: cfg.Demo, Logger: n.log, Registerer: n.registry,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read access rules: %w", err)
-	}
-
 	n.broker, err = broker.New(broker.Options{
 		Logger: n.log, Store: n.store.BrokerStore(), Authenticator: n.auth, Limits: cfg.Limits.options(),
 		ResponseInformation: "devices/%c/responses/",
@@ -179,31 +166,29 @@ func (n *Node) openStore() (err error) {
 	return nil
 }
 
+// openAccess makes those who decide who may connect and what clients may do.
+func (n *Node) openAccess() (err error) {
+	n.guard = limit.New(limit.Options{Config: n.cfg.Access, Logger: n.log, Registerer: n.registry})
+	n.auth, err = auth.New(context.Background(), auth.Options{
+		Config: n.cfg.Auth, Store: n.store.Devices(), Failures: n.guard, Logger: n.log, Registerer: n.registry,
+	})
+	if err != nil {
+		return fmt.Errorf("start access control: %w", err)
+	}
+	n.closers.push("stop access control", func(context.Context) error { n.auth.Close(); return nil })
+	n.acl, err = acl.New(acl.Options{
+		Config: n.cfg.ACL, IsAdmin: n.auth.IsAdmin, AllowAll: n.cfg.Demo, Logger: n.log, Registerer: n.registry,
+	})
+	if err != nil {
+		return fmt.Errorf("read access rules: %w", err)
+	}
+	return nil
+}
+
 // addUplink makes the sink of uplink messages and the hook that feeds it.
-func (n *Node) addUplink() error {
-	opts := bridge.Options{Log: n.log, Registerer: n.registry}
-	if len(n.cfg.Kafka.Brokers) > 0 {
-		spool, err := n.store.OpenSpool(int64(n.cfg.Spool.MaxBytes))
-		if err != nil {
-			return fmt.Errorf("open spool: %w", err)
-		}
-		opts.Spool = spool
-		kafka, err := bridge.NewUplink(n.cfg.Kafka, opts)
-		if err != nil {
-			return err
-		}
-		n.sink = kafka
-	} else {
-		spool, err := n.store.OpenUplinkLog(int64(n.cfg.Spool.MaxBytes))
-		if err != nil {
-			return fmt.Errorf("open uplink log: %w", err)
-		}
-		opts.Spool = spool
-		log, err := bridge.NewLog(n.cfg.Spool, opts)
-		if err != nil {
-			return fmt.Errorf("open uplink log: %w", err)
-		}
-		n.sink = log
+func (n *Node) addUplink() (err error) {
+	if n.sink, err = n.openSink(); err != nil {
+		return err
 	}
 	n.closers.push("flush uplink", n.sink.Close)
 	hook, err := uplink.New(n.cfg.Uplink, uplink.Options{Sink: n.sink, Log: n.log, Registerer: n.registry})
@@ -211,6 +196,23 @@ func (n *Node) addUplink() error {
 		return fmt.Errorf("make uplink: %w", err)
 	}
 	return n.broker.AddHook(hook, nil)
+}
+
+// openSink makes what takes uplink records: Kafka with its spool, or the local log.
+func (n *Node) openSink() (sink, error) {
+	noKafka, open := len(n.cfg.Kafka.Brokers) == 0, n.store.OpenSpool
+	if noKafka {
+		open = n.store.OpenUplinkLog
+	}
+	spool, err := open(int64(n.cfg.Spool.MaxBytes))
+	if err != nil {
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
+	opts := bridge.Options{Spool: spool, Log: n.log, Registerer: n.registry}
+	if noKafka {
+		return bridge.NewLog(n.cfg.Spool, opts)
+	}
+	return bridge.NewUplink(n.cfg.Kafka, opts)
 }
 
 // Start loads what the store holds and lets clients in. It blocks while it loads. When it fails, the node is stopped.

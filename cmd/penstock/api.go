@@ -18,8 +18,8 @@ const defaultServer = "http://127.0.0.1:8080"
 type apiFlags struct{ server, token string }
 
 func (f *apiFlags) add(cmd *cobra.Command) {
-	server := cmp.Or(os.Getenv("PENSTOCK_SERVER"), defaultServer)
-	cmd.PersistentFlags().StringVar(&f.server, "server", server, "where the node serves HTTP (environment: PENSTOCK_SERVER)")
+	cmd.PersistentFlags().StringVar(&f.server, "server", cmp.Or(os.Getenv("PENSTOCK_SERVER"), defaultServer),
+		"where the node serves HTTP (environment: PENSTOCK_SERVER)")
 	cmd.PersistentFlags().StringVar(&f.token, "token", "",
 		"admin token (environment: PENSTOCK_ADMIN_TOKEN; else ./data/admin-token is read)")
 }

@@ -54,7 +54,10 @@ func greet(w io.Writer, n *node.Node, demo bool) {
 // next are lines for a shell, each of which works by itself.
 func next(n *node.Node, demo, open bool) (lines []string) {
 	token := tokenWord(n)
-	api := fmt.Sprintf("--server %s --token %s", n.HTTPURL(), token)
+	api := "--token " + token
+	if server := n.HTTPURL(); server != defaultServer {
+		api = "--server " + server + " " + api
+	}
 	where, reachable := mosquittoFlags(n.URLs())
 	device, waits := "pump-1", ""
 	switch {
@@ -70,8 +73,8 @@ func next(n *node.Node, demo, open bool) (lines []string) {
 			`-t devices/%[2]s/up/level -m 42`, where, device, os.Args[0], api))
 	}
 	return append(lines,
-		fmt.Sprintf(`curl -s %s/v1/commands -H "Authorization: Bearer %s" -d '{"targets":{"devices":["%s"]},"payload":"open"}'`,
-			n.HTTPURL(), strings.Trim(token, `"`), device),
+		fmt.Sprintf(`curl -s %s/v1/commands -H "Authorization: Bearer %s" `+
+			`-d '{"targets":{"devices":["%s"]},"payload":"open"}'`, n.HTTPURL(), strings.Trim(token, `"`), device),
 		fmt.Sprintf("%s push %s --devices %s --payload open%s", os.Args[0], api, device, waits),
 		fmt.Sprintf("%s clients list %s", os.Args[0], api))
 }

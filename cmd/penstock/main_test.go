@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -200,6 +201,39 @@ func TestServeUntilSIGTERM(t *testing.T) {
 
 	_, _, token = serving(t, data)
 	assert.Empty(t, token, "later starts do not show it again")
+}
+
+func TestServeRunsOnWhenNobodyReadsItsOutput(t *testing.T) {
+	cmd := penstock(t, "serve", "--config", write(t, `
+node: {data: ""}
+listeners: [{type: tcp, address: "127.0.0.1:0"}]
+http: {address: "127.0.0.1:0"}
+`))
+	unread, out, err := os.Pipe()
+	require.NoError(t, err)
+	require.NoError(t, unread.Close())
+	cmd.Stdout = out
+	logs, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	require.NoError(t, out.Close())
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	url := ""
+	for lines := bufio.NewScanner(logs); url == "" && lines.Scan(); {
+		if m := regexp.MustCompile(`msg="node started".* http=(\S+)`).FindStringSubmatch(lines.Text()); m != nil {
+			url = m[1]
+		}
+	}
+	require.NotEmpty(t, url)
+	require.NoError(t, logs.Close())
+	for range 2 { // each reload is logged
+		require.NoError(t, cmd.Process.Signal(syscall.SIGHUP))
+		resp, err := http.Get(url + "/healthz")
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+	}
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	assert.NoError(t, cmd.Wait(), "a graceful stop has exit code 0")
 }
 
 func TestTextOfClientsCannotDrawOnTheTerminal(t *testing.T) {

@@ -70,6 +70,12 @@ func serve(ctx context.Context, f serveFlags, out, logs io.Writer) error {
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
+	// Whoever read the output or the logs may have gone; by default Go then ends the process at the next line.
+	signal.Ignore(syscall.SIGPIPE)
+	// A reload that is asked for while the node starts waits until it has; by default SIGHUP would end the process.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
 	n, err := node.New(cfg, logs)
 	if err != nil {
 		return err
@@ -78,17 +84,14 @@ func serve(ctx context.Context, f serveFlags, out, logs io.Writer) error {
 		return err
 	}
 	greet(out, n, f.demo)
-	reloadUntil(ctx, n, &f)
+	reloadUntil(ctx, hup, n, &f)
 	// From here on a second signal ends the process at once, as people at a terminal expect.
 	signal.Reset(os.Interrupt, syscall.SIGTERM)
 	return n.Stop(context.WithoutCancel(ctx))
 }
 
-// reloadUntil reloads at each SIGHUP until ctx ends. A configuration with faults changes nothing.
-func reloadUntil(ctx context.Context, n *node.Node, f *serveFlags) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+// reloadUntil reloads at each signal of hup until ctx ends. A configuration with faults changes nothing.
+func reloadUntil(ctx context.Context, hup <-chan os.Signal, n *node.Node, f *serveFlags) {
 	for {
 		select {
 		case <-ctx.Done():

@@ -29,7 +29,8 @@ func newUplinkTailCommand(api *apiFlags) *cobra.Command {
 		Use: "tail", Short: "Show the messages in the local log, which a node keeps where no Kafka is configured",
 		Args: cobra.NoArgs,
 	}
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "wait for new messages, starting with the next one unless --from is given")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false,
+		"wait for new messages, starting with the next one unless --from is given")
 	cmd.Flags().Uint64Var(&from, "from", 0, "sequence number to start with; 0: the oldest that is kept")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print lines of JSON with all there is, payloads as base64")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

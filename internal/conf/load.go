@@ -37,8 +37,8 @@ func ReadSource(file string) (Source, error) {
 	return src, nil
 }
 
-// Load fills into, a pointer to a struct of sections: defaults first, then the file, then the environment; and then calls
-// every Validate. What it finds wrong comes back together, as Faults. It does not block.
+// Load fills into, a pointer to a struct of sections: defaults first, then the file, then the environment; and then
+// calls every Validate. What it finds wrong comes back together, as Faults. It does not block.
 func Load(src Source, into any) error {
 	root, err := rootOf(into)
 	if err != nil {
