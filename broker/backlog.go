@@ -7,7 +7,7 @@ func (s *Session) loadPage() {
 	defer func() { <-s.b.loads }()
 
 	s.mu.Lock()
-	from, c := s.backlogFrom, s.conn.Load()
+	from := s.backlogFrom
 	s.mu.Unlock()
 
 	// Earlier operations on this queue, above all removals, must be visible first.
@@ -25,7 +25,7 @@ func (s *Session) loadPage() {
 	if err == nil {
 		s.pump(bt)
 	}
-	gates := s.openGates()
+	gates, c := s.openGates(), s.conn.Load()
 	s.mu.Unlock()
 	bt.later(s.b)
 	s.b.putBatch(bt)
