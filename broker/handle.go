@@ -173,7 +173,7 @@ func (s *Session) progress(bt *batch) {
 func (c *conn) handleDisconnect(pk *packets.Packet) error {
 	s := c.session.Load()
 	if pk.Properties.SessionExpiryIntervalFlag {
-		if err := s.changeExpiry(pk.Properties.SessionExpiryInterval); err != nil {
+		if err := s.changeExpiry(c, pk.Properties.SessionExpiryInterval); err != nil {
 			return err
 		}
 	}

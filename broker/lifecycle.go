@@ -60,10 +60,6 @@ func (b *Broker) goOffline(s *Session, clean, keepWill bool) (done func()) {
 			fire, s.will = s.will, nil
 		}
 	}
-	var record *SessionRecord
-	if s.durable && s.inStore {
-		record = s.record()
-	}
 	if s.durable {
 		s.scheduleOffline()
 	}
@@ -75,7 +71,17 @@ func (b *Broker) goOffline(s *Session, clean, keepWill bool) (done func()) {
 		if fire != nil {
 			b.publishWill(s, fire)
 		}
-		_ = b.storeRecord(record, false)
+		s.recordOffline()
+	}
+}
+
+// recordOffline writes the record of a durable session as it is now: its client may be back already, or the session
+// have ended, and what was true a moment ago must not overwrite that.
+func (s *Session) recordOffline() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.durable && s.inStore && !s.dead && !s.online() {
+		_ = s.b.storeRecord(s.record(), false)
 	}
 }
 
@@ -271,10 +277,14 @@ func (b *Broker) redispatch(d *delivery) bool {
 	return false
 }
 
-// changeExpiry is the session expiry interval in a client's DISCONNECT (MQTT 5, 3.14.2.2.2).
-func (s *Session) changeExpiry(seconds uint32) error {
+// changeExpiry is the session expiry interval in a client's DISCONNECT (MQTT 5, 3.14.2.2.2). It comes too late when
+// another connection has the session by now.
+func (s *Session) changeExpiry(c *conn, seconds uint32) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.conn.Load() != c {
+		return nil
+	}
 	if s.expiry == 0 && seconds > 0 {
 		return protocolError(packets.ErrProtocolViolationZeroNonZeroExpiry)
 	}
