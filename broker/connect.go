@@ -170,6 +170,7 @@ func (c *conn) establish(bt *batch, pk *packets.Packet, will *Will, assigned str
 	}
 	asked, granted := c.sessionExpiry(pk)
 	s.mu.Lock()
+	before := s.will
 	s.identity, s.username, s.admin, s.version = c.grant.Identity, c.grant.Username, c.grant.Admin, c.version
 	s.expiry, s.durable, s.will, s.disconnectedAt = granted, granted > 0, will, 0
 	wait := s.durable
@@ -180,6 +181,7 @@ func (c *conn) establish(bt *batch, pk *packets.Packet, will *Will, assigned str
 	s.mu.Unlock()
 	b.sessions.put(s)
 	if err := b.storeRecord(record, wait); err != nil {
+		b.giveBack(s, before, present)
 		return c.refuseConnect(codeServerUnavailable, "store_failed", err)
 	}
 	b.hooks.sessionEstablish(c, pk)
@@ -201,6 +203,18 @@ func (c *conn) establish(bt *batch, pk *packets.Packet, will *Will, assigned str
 	c.log().Info("connected", "identity", c.grant.Identity, "version", c.version, "session_present", present)
 	b.hooks.sessionEstablished(c, pk)
 	return nil
+}
+
+// giveBack undoes what a connection that could not be accepted has done to its session: one that was there before stays
+// as if its client had just gone. The caller holds the claim.
+func (b *Broker) giveBack(s *Session, will *Will, present bool) {
+	s.mu.Lock()
+	s.will, s.disconnectedAt = will, b.wheel.Now()
+	s.scheduleOffline()
+	s.mu.Unlock()
+	if !present {
+		b.endSession(s, "store_failed")
+	}
 }
 
 // storeRecord writes a session's record. For a durable session CONNACK waits for it.
