@@ -162,7 +162,7 @@ func (b *Broker) accepted(p *inbound) {
 func (b *Broker) acknowledge(p *inbound) {
 	r := p.refusal.Load()
 	if p.session != nil && p.qos == 2 {
-		p.session.inboundSettled(p.id, r == nil)
+		p.session.inboundSettled(p.id, r)
 	}
 	packetType := packets.Puback
 	if p.qos == 2 {

@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -42,6 +44,8 @@ type outbound struct {
 
 	uncommitted int           // entries given to the store, or about to be, that it has not answered for
 	settled     chan struct{} // closed when there are none; nil while nobody waits
+	untold      atomic.Int32  // those of them that the store may not have been given yet
+	early       []uint64      // entries to be removed that it may not have been given yet
 
 	gates     []*inbound // publishes whose acknowledgement waits for this queue
 	gatedTill int64      // wheel time when they are let go at the latest
@@ -71,6 +75,7 @@ func (s *Session) enqueue(bt *batch, d delivery, pub *inbound) (op Op, hold bool
 	if s.durable && s.b.store != nil && d.handler == nil {
 		d.stored = true
 		s.uncommitted++
+		s.untold.Add(1)
 		op = Op{Kind: OpAppend, Session: s.id, Entry: QueueEntry{
 			Seq: d.seq, Message: d.msg, QoS: d.qos, Retain: d.retain, Share: d.share, Identifiers: d.ids,
 		}}
@@ -91,7 +96,7 @@ func (s *Session) admit(d *delivery, pub *inbound) bool {
 	if s.stalled && s.count < l.Queue/2 {
 		s.stalled = false
 	}
-	if s.count < l.Queue && s.bytes < l.QueueBytes/2 || d.replay {
+	if s.count < l.Queue && s.bytes < l.QueueBytes/2 || d.replay && s.bytes+d.size() <= l.QueueBytes {
 		return true
 	}
 	if !s.online() || s.stalled || s.bytes+d.size() > l.QueueBytes {
@@ -116,7 +121,11 @@ func (s *Session) gate(pub *inbound) {
 
 // closeGates takes the waiting publishes when their time is up, and declares the session stalled.
 func (s *Session) closeGates() []*inbound {
-	if len(s.gates) == 0 || s.b.wheel.Monotonic() < s.gatedTill {
+	if len(s.gates) == 0 {
+		return nil
+	}
+	if left := s.gatedTill - s.b.wheel.Monotonic(); left > 0 {
+		s.b.wheel.ScheduleIn(&s.timer, time.Duration(left)*time.Millisecond, s)
 		return nil
 	}
 	s.stalled = true
@@ -247,10 +256,19 @@ type DropError struct{ Reason string }
 func (e *DropError) Error() string { return "message was dropped: " + e.Reason }
 
 // forget removes a delivery's entry from the store, lazily: one that comes back after a crash is sent again with DUP.
+// A client may be faster than the publisher's way to the store; the entry then goes once the store has it.
 func (s *Session) forget(bt *batch, d *delivery) {
-	if d.stored {
-		bt.lazy = append(bt.lazy, Op{Kind: OpRemove, Session: s.id, Entry: QueueEntry{Seq: d.seq}})
+	switch {
+	case !d.stored:
+	case !d.committed && s.untold.Load() > 0:
+		s.early = append(s.early, d.seq)
+	default:
+		bt.remove(s, d.seq)
 	}
+}
+
+func (bt *batch) remove(s *Session, seq uint64) {
+	bt.lazy = append(bt.lazy, Op{Kind: OpRemove, Session: s.id, Entry: QueueEntry{Seq: seq}})
 }
 
 // resume goes on sending on c, which has room again.
@@ -272,6 +290,10 @@ func (s *Session) commitDone(seq uint64, err error) {
 	if s.uncommitted--; s.uncommitted == 0 && s.settled != nil {
 		close(s.settled)
 		s.settled = nil
+	}
+	if i := slices.Index(s.early, seq); i >= 0 {
+		s.early = slices.Delete(s.early, i, i+1)
+		bt.remove(s, seq)
 	}
 	if d := s.lookup(seq); d != nil {
 		if err != nil {

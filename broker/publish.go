@@ -117,13 +117,15 @@ func (c *conn) checkPublish(pk *packets.Packet) *Refusal {
 
 // refusePublish answers a publish that is not accepted. QoS 0 has no answer: it is counted.
 func (c *conn) refusePublish(s *Session, pk *packets.Packet, r *Refusal) error {
-	c.b.counters.publishRefused.add(r.Code.Reason, 1)
 	c.log().Debug("publish refused", "reason", r.Error(), "topic", clip(pk.TopicName))
+	if pk.FixedHeader.Qos == 0 || c.version < 5 || c.acks.empty() { // or it is counted when it is acknowledged
+		c.b.counters.publishRefused.add(r.Code.Reason, 1)
+	}
 	if pk.FixedHeader.Qos == 0 {
 		return nil
 	}
 	if pk.FixedHeader.Qos == 2 {
-		s.inboundSettled(pk.PacketID, false)
+		s.inboundSettled(pk.PacketID, r)
 	}
 	if c.version < 5 {
 		return &cause{reason: "publish_refused", err: r}
@@ -252,7 +254,7 @@ func (b *Broker) route(bt *batch, m *Message, p *inbound) {
 		bt.targets = bt.targets[:0]
 	}
 	if p != nil && p.qos == 2 && p.session != nil {
-		ops = p.session.rememberInbound(ops, p.id)
+		ops = p.session.rememberInbound(bt, ops, p.id)
 	}
 	if len(ops) > 0 {
 		b.commit(bt, ops, p)
@@ -367,11 +369,14 @@ func (b *Broker) deliverNow(bt *batch, m *Message, s *Session, retain bool, ids 
 	b.hooks.published(c, m, &out)
 }
 
-// rememberInbound makes a QoS 2 packet identifier durable together with what the message caused.
-func (s *Session) rememberInbound(ops []Op, id uint16) []Op {
+// rememberInbound makes a QoS 2 packet identifier durable together with what the message caused. A session that ends
+// waits for it as for its queue's entries, or it would be left behind for the client's next session.
+func (s *Session) rememberInbound(bt *batch, ops []Op, id uint16) []Op {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.durable && s.b.store != nil && !s.dead {
+		s.uncommitted++
+		bt.queued = append(bt.queued, queued{s, 0})
 		ops = append(ops, Op{Kind: OpAddInbound, Session: s.id, PacketID: id})
 	}
 	return ops
@@ -398,9 +403,14 @@ func (b *Broker) commit(bt *batch, ops []Op, p *inbound) {
 			b.settle(p, err)
 		}
 	})
+	for _, q := range appended {
+		if q.seq != 0 {
+			q.session.untold.Add(-1)
+		}
+	}
 }
 
-// queued names one entry of one session's queue.
+// queued names one entry of one session's queue; 0 is none, but something else that the store was given for it.
 type queued struct {
 	session *Session
 	seq     uint64

@@ -9,7 +9,7 @@ type delivery struct {
 	handler SendHandler
 	qos     byte
 	retain  bool
-	replay  bool // a retained message for a new subscription: not bounded by the queue's length
+	replay  bool // a retained message for a new subscription: bounded by the queue's bytes, not by its length
 
 	stored    bool // it is in the store, or on its way there
 	committed bool // the store has it

@@ -67,7 +67,7 @@ func (s *Session) record() *SessionRecord {
 
 // recorded reports whether the store has a record of this session: it does for a durable one, and for one whose will
 // must be published even if the process dies. The caller holds mu.
-func (s *Session) recorded() bool { return s.b.store != nil && (s.durable || s.will != nil) }
+func (s *Session) recorded() bool { return s.b.store != nil && !s.dead && (s.durable || s.will != nil) }
 
 func (s *Session) isRecorded() bool {
 	s.mu.Lock()
@@ -109,9 +109,9 @@ func (s *Session) inboundBegin(c *conn, id uint16) (fresh, accepted bool) {
 	return true, false
 }
 
-// inboundSettled notes that a QoS 2 publish was accepted or refused. When the client had sent it again on a newer
-// connection, that connection gets the PUBREC.
-func (s *Session) inboundSettled(id uint16, accepted bool) {
+// inboundSettled notes that a QoS 2 publish was accepted, or refused if there is a refusal. When the client had sent it
+// again on a newer connection, that connection gets the answer.
+func (s *Session) inboundSettled(id uint16, refusal *Refusal) {
 	s.inMu.Lock()
 	r := s.in[id]
 	if r == nil {
@@ -120,24 +120,32 @@ func (s *Session) inboundSettled(id uint16, accepted bool) {
 	}
 	again := r.again
 	r.again = nil
-	r.accepted = accepted
-	if !accepted {
+	r.accepted = refusal == nil
+	if !r.accepted {
 		delete(s.in, id)
 	}
 	s.inMu.Unlock()
-	if again != nil && accepted {
+	switch {
+	case again == nil:
+		return
+	case refusal == nil:
 		again.ack(pubrec, id, 0, "")
-		s.b.flushLater(again)
+	default:
+		s.b.refused(again, pubrec, id, refusal)
 	}
+	s.b.flushLater(again)
 }
 
-// inboundRelease forgets a packet identifier (PUBREL); it reports whether it was known.
+// inboundRelease forgets a packet identifier (PUBREL); it reports whether PUBREC had been sent for it.
 func (s *Session) inboundRelease(id uint16) bool {
 	s.inMu.Lock()
 	defer s.inMu.Unlock()
-	_, known := s.in[id]
+	r := s.in[id]
+	if r == nil || !r.accepted {
+		return false
+	}
 	delete(s.in, id)
-	return known
+	return true
 }
 
 // info describes the session for the admin API.
