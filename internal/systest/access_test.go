@@ -39,7 +39,8 @@ func accessSections(t testing.TB) sections {
 	t.Helper()
 	return sections{
 		"auth": fmt.Sprintf(`{token: {secret: %q, ttl: 1h}, products: [{key: pump, secret: %q}], admins: [alice],
-  users: {alice: %q, bob: %q}}`, tokenSecret, productSecret, hashPassword(t, alicePassword), hashPassword(t, bobPassword)),
+  users: {alice: %q, bob: %q}}`, tokenSecret, productSecret, hashPassword(t, alicePassword),
+			hashPassword(t, bobPassword)),
 		"acl":    "{}",
 		"access": "{ban: {failures: 0}}",
 		"log":    "{format: json, level: debug}",

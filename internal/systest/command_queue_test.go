@@ -53,7 +53,8 @@ func commandIdempotency(t *testing.T, n *node) {
 		ids = append(ids, st.ID)
 	}
 	require.Equal(t, []string{ids[0], ids[0], ids[0]}, ids)
-	a := n.call(http.MethodPost, "/v1/commands", adminToken, command("other", []string{"ide-1"}), "Idempotency-Key", "key 1/ü")
+	a := n.call(http.MethodPost, "/v1/commands", adminToken, command("other", []string{"ide-1"}),
+		"Idempotency-Key", "key 1/ü")
 	require.Equal(t, http.StatusConflict, a.status, string(a.body))
 	n.awaitState(ids[0], "SUCCEEDED")
 	alice := n.mustConnect(t, 5, "console-ide", "alice", alicePassword)

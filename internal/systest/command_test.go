@@ -47,7 +47,8 @@ func commandByMosquitto(t *testing.T, n *node) {
 		m := newMosquitto(t, n, n.mqtt, "-V", version, "-u", "alice", "-P", alicePassword)
 		id := "from-" + version
 		events := m.subscribe("events-"+version, "-t", "admin/commands/"+id+"/events", "-q", "1", "-F", "%p")
-		m.mustPublish("-t", "admin/commands", "-q", "1", "-m", `{"id":"`+id+`","targets":{"devices":["mos-1"]},"payload":"open"}`)
+		m.mustPublish("-t", "admin/commands", "-q", "1", "-m",
+			`{"id":"`+id+`","targets":{"devices":["mos-1"]},"payload":"open"}`)
 		x := n.awaitState(id, "SUCCEEDED")
 		require.JSONEq(t, `"ok"`, string(x.Result))
 		events.awaitText(`"type":"finished"`, `"SUCCEEDED":1`)
@@ -90,7 +91,9 @@ func commandByHTTP(t *testing.T, n *node) {
 
 func commandByPush(t *testing.T, n *node) {
 	startDevice(t, n, "psh-1", obedient)
-	startDevice(t, n, "psh-2", func(order) (bool, []string) { return true, []string{`{"state":"FAILED","reason":"jammed"}`} })
+	startDevice(t, n, "psh-2", func(order) (bool, []string) {
+		return true, []string{`{"state":"FAILED","reason":"jammed"}`}
+	})
 	push := func(args ...string) output {
 		return n.penstock("", append([]string{"push", "--payload", "x"}, args...)...)
 	}
@@ -112,7 +115,8 @@ func commandByPush(t *testing.T, n *node) {
 	require.NoError(t, json.Unmarshal([]byte(out.stdout), &st), out.stdout)
 	require.Equal(t, 2, push().code, "no device")
 	require.Equal(t, 2, push("--devices", "psh-1", "--nonsense").code)
-	wrong := runProgram(t, "", program(t), "push", "--devices", "psh-1", "--payload", "x", "--server", "http://"+n.http, "--token", "no")
+	wrong := runProgram(t, "", program(t), "push", "--devices", "psh-1", "--payload", "x",
+		"--server", "http://"+n.http, "--token", "no")
 	require.Equal(t, 1, wrong.code, wrong.stderr)
 	nobody := runProgram(t, "", program(t), "push", "--devices", "psh-1", "--payload", "x", "--server", "http://"+address(),
 		"--token", adminToken)

@@ -31,7 +31,8 @@ func TestClientCertificateIsAnIdentity(t *testing.T) {
 	cert, key := ca.Server(t, dir)
 	mutual := address()
 	s := accessSections(t)
-	s["listeners"] = fmt.Sprintf(`[{type: tcp, address: "$MQTT"}, {type: tls, address: %q, cert: %q, key: %q, client_ca: %q}]`,
+	s["listeners"] = fmt.Sprintf(`[{type: tcp, address: "$MQTT"},
+  {type: tls, address: %q, cert: %q, key: %q, client_ca: %q}]`,
 		mutual, cert, key, ca.File)
 	s["acl"] = `{file: "$DIR/acl.yaml"}`
 	n := newNode(t, s)

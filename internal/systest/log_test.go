@@ -31,7 +31,8 @@ func checkSecrets(t testing.TB, text string, more ...string) {
 // TestLogLinesCannotBeForged logs in with names that would look like lines of the log, or like terminal commands.
 func TestLogLinesCannotBeForged(t *testing.T) {
 	t.Parallel()
-	forged := "x\n{\"level\":\"ERROR\",\"msg\":\"forged\"}\r\ntime=2026 level=ERROR msg=forged \x1b[2J\x1b]0;pwned\x07 \u009b2J\u2028"
+	forged := "x\n{\"level\":\"ERROR\",\"msg\":\"forged\"}\r\ntime=2026 level=ERROR msg=forged " +
+		"\x1b[2J\x1b]0;pwned\x07 \u009b2J\u2028"
 	for _, format := range []string{"json", "text"} {
 		t.Run(format, func(t *testing.T) {
 			s := accessSections(t)

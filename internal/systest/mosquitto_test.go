@@ -218,7 +218,8 @@ func TestMosquittoOverTLS(t *testing.T) {
 	plain, mutual := address(), address()
 	n := startNode(t, sections{
 		"listeners": fmt.Sprintf(`[{type: tcp, address: "$MQTT"}, {type: tls, address: %q, cert: %q, key: %q},
-  {type: tls, name: mtls, address: %q, cert: %q, key: %q, client_ca: %q}]`, plain, cert, key, mutual, cert, key, ca.File),
+  {type: tls, name: mtls, address: %q, cert: %q, key: %q, client_ca: %q}]`,
+			plain, cert, key, mutual, cert, key, ca.File),
 	})
 	for _, version := range []string{"mqttv311", "mqttv5"} {
 		for name, m := range map[string]mosquitto{

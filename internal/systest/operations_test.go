@@ -290,7 +290,8 @@ func TestFullDisk(t *testing.T) {
 	n.start()
 	checkKept(t, n, accepted)
 	for _, path := range append(commands, devices...) {
-		require.Equal(t, http.StatusOK, n.call(http.MethodGet, path, adminToken, nil).status, "%s was accepted and is lost", path)
+		require.Equal(t, http.StatusOK, n.call(http.MethodGet, path, adminToken, nil).status,
+			"%s was accepted and is lost", path)
 	}
 	n.issue(command("x", []string{"y"}))
 	n.register("room-again")

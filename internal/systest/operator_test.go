@@ -131,8 +131,8 @@ func TestOperatorLooksAtANode(t *testing.T) {
 	for _, path := range []string{"/v1/register", "/v1/commands", "/v1/clients/{id}", "/v1/token/refresh", "/v1/nodes"} {
 		require.Contains(t, string(openapi.body), path)
 	}
-	for _, path := range []string{"/v1/clients", "/v1/config", "/v1/cluster", "/v1/bans", "/v1/commands", "/v1/devices/pump-1",
-		"/v1/uplink/tail"} {
+	for _, path := range []string{"/v1/clients", "/v1/config", "/v1/cluster", "/v1/bans", "/v1/commands",
+		"/v1/devices/pump-1", "/v1/uplink/tail"} {
 		require.Equal(t, http.StatusUnauthorized, n.call(http.MethodGet, path, "", nil).status, path)
 	}
 
