@@ -124,6 +124,7 @@ func TestCommandsOverHTTP(t *testing.T) {
 
 func TestRefusedCommandsNameTheField(t *testing.T) {
 	base, _, _ := newCommandServer(t)
+	tooLarge := `{"targets":{"devices":["a"]},"payload":"` + strings.Repeat("x", 1001) + `"}`
 	cases := map[string]struct {
 		method, path, body string
 		status             int
@@ -134,7 +135,7 @@ func TestRefusedCommandsNameTheField(t *testing.T) {
 		"unknown field":      {"POST", "", `{"target":1}`, 422, "body.target"},
 		"bad device":         {"POST", "", `{"targets":{"devices":["a","b/c"]},"payload":1}`, 422, "body.targets.devices[1]"},
 		"tag":                {"POST", "", `{"targets":{"tag":"x"},"payload":1}`, 422, "body.targets.tag"},
-		"payload too large":  {"POST", "", `{"targets":{"devices":["a"]},"payload":"` + strings.Repeat("x", 1001) + `"}`, 413, ""},
+		"payload too large":  {"POST", "", tooLarge, 413, ""},
 		"no such command":    {"GET", "/nothing", "", 404, ""},
 		"nothing to cancel":  {"POST", "/nothing/cancel", "", 404, ""},
 		"nothing to watch":   {"GET", "/nothing/events", "", 404, ""},

@@ -74,7 +74,7 @@ func New(opts Options) *Server {
 	config.CreateHooks = nil                   // without schema pages there is nothing for $schema links to point at
 	config.Transformers = append(config.Transformers, withoutEcho)
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		adminScheme:  {Type: "http", Scheme: "bearer", Description: "http.admin_token, or an admin's token"},
+		adminScheme:  {Type: "http", Scheme: "bearer", Description: "http.admin_token, or the one that was generated"},
 		deviceScheme: {Type: "http", Scheme: "bearer", Description: "the device's own token"},
 	}
 	api := humago.New(mux, config)

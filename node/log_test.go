@@ -42,7 +42,8 @@ func TestLogsHoldNoControlCharacters(t *testing.T) {
 
 func TestJSONLogsKeepWhatTheyEscape(t *testing.T) {
 	var out bytes.Buffer
-	newLogger(&out, LogConfig{Format: "json"}, new(slog.LevelVar)).Info("x", "client_id", hostile, "error", errors.New(hostile))
+	log := newLogger(&out, LogConfig{Format: "json"}, new(slog.LevelVar))
+	log.Info("x", "client_id", hostile, "error", errors.New(hostile))
 	var line struct {
 		ClientID string `json:"client_id"`
 		Error    string `json:"error"`

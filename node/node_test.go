@@ -61,10 +61,12 @@ func start(t *testing.T, cfg node.Config) (n *node.Node, stop func()) {
 }
 
 // client is alice with an MQTT 3.1.1 client; without an id her session is clean.
-func client(n *node.Node, id string) mqtt.Client {
-	return mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + n.Addresses()["tcp"]).SetClientID(id).
+func client(n *node.Node, id string) mqtt.Client { return mqtt.NewClient(options(n, id)) }
+
+func options(n *node.Node, id string) *mqtt.ClientOptions {
+	return mqtt.NewClientOptions().AddBroker("tcp://" + n.Addresses()["tcp"]).SetClientID(id).
 		SetUsername("alice").SetPassword("wonderland").SetCleanSession(id == "").
-		SetAutoReconnect(false).SetConnectRetry(false))
+		SetAutoReconnect(false).SetConnectRetry(false)
 }
 
 func connect(t *testing.T, c mqtt.Client) {
@@ -90,7 +92,7 @@ func get(t *testing.T, n *node.Node, path string) (int, string) {
 
 func TestANodeServesItsUsersAndNobodyElse(t *testing.T) {
 	n, _ := start(t, config(t, t.TempDir(), ""))
-	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/clients", "/v1/config", "/v1/cluster"} {
+	for _, path := range strings.Fields("/healthz /readyz /metrics /openapi.json /v1/clients /v1/config /v1/cluster") {
 		status, text := get(t, n, path)
 		assert.Equal(t, 200, status, "%s: %s", path, text)
 		assert.NotContains(t, text, aliceHash(), path)
@@ -140,8 +142,7 @@ func TestWhatWasAcknowledgedIsThereAfterARestart(t *testing.T) {
 	assert.Equal(t, token, again)
 	var mu sync.Mutex
 	got := map[string]string{}
-	durable = mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + n.Addresses()["tcp"]).SetClientID("durable").
-		SetUsername("alice").SetPassword("wonderland").SetCleanSession(false).
+	durable = mqtt.NewClient(options(n, "durable").
 		SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -160,9 +161,7 @@ func TestWhatWasAcknowledgedIsThereAfterARestart(t *testing.T) {
 func TestStopTellsClientsAndTurnsReadinessOff(t *testing.T) {
 	n, stop := start(t, config(t, "", ""))
 	lost := make(chan struct{})
-	opts := mqtt.NewClientOptions().AddBroker("tcp://" + n.Addresses()["tcp"]).SetUsername("alice").SetPassword("wonderland").
-		SetAutoReconnect(false).SetConnectionLostHandler(func(mqtt.Client, error) { close(lost) })
-	c := mqtt.NewClient(opts)
+	c := mqtt.NewClient(options(n, "").SetConnectionLostHandler(func(mqtt.Client, error) { close(lost) }))
 	connect(t, c)
 	stop()
 	select {
@@ -180,9 +179,7 @@ func TestStopWaitsForLoadBalancersBeforeItClosesConnections(t *testing.T) {
 	cfg.Node.DrainDelay, cfg.Node.StopTimeout = 9*time.Minute, 10*time.Minute
 	n, _ := start(t, cfg)
 	lost := make(chan struct{})
-	c := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + n.Addresses()["tcp"]).SetUsername("alice").
-		SetPassword("wonderland").SetAutoReconnect(false).
-		SetConnectionLostHandler(func(mqtt.Client, error) { close(lost) }))
+	c := mqtt.NewClient(options(n, "").SetConnectionLostHandler(func(mqtt.Client, error) { close(lost) }))
 	connect(t, c)
 	ctx, enough := context.WithCancel(t.Context())
 	defer enough()
@@ -257,8 +254,8 @@ func TestWhatCannotBeOpenedIsOneClearLine(t *testing.T) {
 		"HTTP's port that is taken": {func(c *node.Config) { c.HTTP.Address = taken.Addr().String() },
 			[]string{"listener http", taken.Addr().String(), "address already in use"}},
 		"a data folder in use":           {func(c *node.Config) { c.Node.Data = inUse }, []string{inUse, "already open"}},
-		"a data folder that cannot be":   {func(c *node.Config) { c.Node.Data = filepath.Join(file, "data") }, []string{file}},
-		"a data folder nobody can write": {func(c *node.Config) { c.Node.Data = "/proc/penstock" }, []string{"/proc/penstock"}},
+		"a data folder below a file":     {func(c *node.Config) { c.Node.Data = file + "/data" }, []string{file}},
+		"a data folder nobody can write": {func(c *node.Config) { c.Node.Data = "/proc/x" }, []string{"/proc/x"}},
 		"an ACL file with faults":        {func(c *node.Config) { c.ACL.File = garbage }, []string{garbage, "alow"}},
 		"an ACL file that is not there":  {func(c *node.Config) { c.ACL.File = "/nowhere" }, []string{"/nowhere"}},
 	}

@@ -27,7 +27,7 @@ func newClientsCommand() *cobra.Command {
 
 func newClientsListCommand(api *apiFlags) *cobra.Command {
 	var connected bool
-	cmd := &cobra.Command{Use: "list", Short: "List sessions, in the order of their client identifiers", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "list", Short: "List sessions, ordered by client identifier", Args: cobra.NoArgs}
 	cmd.Flags().BoolVar(&connected, "connected", false, "only those with a connection")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := api.client()

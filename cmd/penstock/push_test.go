@@ -106,38 +106,42 @@ func TestPush(t *testing.T) {
 	list := filepath.Join(t.TempDir(), "devices")
 	require.NoError(t, os.WriteFile(list, []byte("# pumps\nworks\n\nsilent\n"), 0o600))
 	cases := map[string]struct {
-		stdin  string
-		args   []string
-		code   int
-		stdout string
-		stderr string
+		args, stdin    string
+		code           int
+		stdout, stderr string
 	}{
-		"issued":              {args: []string{"--devices", "away", "--payload", "x"}, stdout: "ACTIVE  QUEUED 1"},
-		"payload from stdin":  {stdin: "open", args: []string{"--devices", "works", "--wait"}, stdout: "SUCCEEDED 1"},
-		"all succeeded":       {args: []string{"--devices", "works", "--payload", "x", "--wait"}, stdout: "FINISHED  SUCCEEDED 1"},
-		"some failed":         {args: []string{"--devices", "works,fails", "--payload", "x", "--wait"}, code: 1, stdout: "SUCCEEDED 1  FAILED 1", stderr: "1 of 2 devices have not succeeded"},
-		"failures are named":  {args: []string{"--devices", "fails", "--payload", "x", "--wait"}, code: 1, stdout: "FAILED 1", stderr: `fails  FAILED  "jam\x1b[2J"`},
-		"delivered is enough": {args: []string{"--devices-file", list, "--payload", "x", "--wait=delivered"}, stdout: "DELIVERED"},
-		"devices from stdin":  {stdin: "works\n", args: []string{"--devices-file", "-", "--payload", "x", "--wait"}, stdout: "SUCCEEDED 1"},
-		"refused delivery":    {args: []string{"--devices", "refuses", "--payload", "x", "--wait=delivered"}, code: 1, stdout: "REJECTED 1", stderr: "not acknowledged"},
-		"online":              {args: []string{"--online", "--payload", "x", "--wait=delivered"}, stdout: "DELIVERED"},
-		"no result in time":   {args: []string{"--devices", "silent", "--payload", "x", "--wait", "--result-timeout", "50ms"}, code: 1, stdout: "TIMED_OUT 1", stderr: "no_result"},
-		"timeout":             {args: []string{"--devices", "away", "--payload", "x", "--wait", "--timeout", "200ms"}, code: 1, stderr: "1 of 1 devices have no outcome"},
-		"expired":             {args: []string{"--devices", "away", "--payload", "x", "--wait", "--ttl", "50ms"}, code: 1, stdout: "EXPIRED 1"},
-		"as JSON":             {args: []string{"--devices", "works", "--payload", "x", "--wait", "--json"}, stdout: `"SUCCEEDED": 1`},
-		"refused by the node": {args: []string{"--devices", "a/b", "--payload", "x"}, code: 1, stderr: "body.targets.devices[0]"},
-		"wrong token":         {args: []string{"--devices", "works", "--payload", "x", "--token", "wrong"}, code: 1, stderr: "admin token"},
-		"no devices":          {args: []string{"--payload", "x"}, code: 2, stderr: "no device"},
-		"two payloads":        {args: []string{"--devices", "a", "--payload", "x", "--payload-file", "y"}, code: 2, stderr: "only one"},
-		"stdin twice":         {args: []string{"--devices-file", "-"}, code: 2, stderr: "standard input"},
-		"wait for what":       {args: []string{"--devices", "a", "--payload", "x", "--wait=forever"}, code: 2, stderr: "--wait=delivered"},
-		"no such file":        {args: []string{"--devices", "a", "--payload-file", "/nowhere"}, code: 2, stderr: "/nowhere"},
-		"URL that is none":    {args: []string{"--devices", "a", "--payload", "x", "--server", "nowhere"}, code: 2, stderr: "URL"},
-		"nobody there":        {args: []string{"--devices", "a", "--payload", "x", "--server", "http://127.0.0.1:1"}, code: 3, stderr: "cannot be reached"},
+		"issued":             {args: "--devices away --payload x", stdout: "ACTIVE  QUEUED 1"},
+		"payload from stdin": {args: "--devices works --wait", stdin: "open", stdout: "SUCCEEDED 1"},
+		"all succeeded":      {args: "--devices works --payload x --wait", stdout: "FINISHED  SUCCEEDED 1"},
+		"some failed": {args: "--devices works,fails --payload x --wait",
+			code: 1, stdout: "SUCCEEDED 1  FAILED 1", stderr: "1 of 2 devices have not succeeded"},
+		"failures are named": {args: "--devices fails --payload x --wait",
+			code: 1, stdout: "FAILED 1", stderr: `fails  FAILED  "jam\x1b[2J"`},
+		"delivered is enough": {args: "--devices-file LIST --payload x --wait=delivered", stdout: "DELIVERED"},
+		"devices from stdin":  {args: "--devices-file - --payload x --wait", stdin: "works\n", stdout: "SUCCEEDED 1"},
+		"refused delivery": {args: "--devices refuses --payload x --wait=delivered",
+			code: 1, stdout: "REJECTED 1", stderr: "not acknowledged"},
+		"online": {args: "--online --payload x --wait=delivered", stdout: "DELIVERED"},
+		"no result in time": {args: "--devices silent --payload x --wait --result-timeout 50ms",
+			code: 1, stdout: "TIMED_OUT 1", stderr: "no_result"},
+		"timeout": {args: "--devices away --payload x --wait --timeout 200ms",
+			code: 1, stderr: "1 of 1 devices have no outcome"},
+		"expired":             {args: "--devices away --payload x --wait --ttl 50ms", code: 1, stdout: "EXPIRED 1"},
+		"as JSON":             {args: "--devices works --payload x --wait --json", stdout: `"SUCCEEDED": 1`},
+		"refused by the node": {args: "--devices a/b --payload x", code: 1, stderr: "body.targets.devices[0]"},
+		"wrong token":         {args: "--devices works --payload x --token wrong", code: 1, stderr: "admin token"},
+		"no devices":          {args: "--payload x", code: 2, stderr: "no device"},
+		"two payloads":        {args: "--devices a --payload x --payload-file y", code: 2, stderr: "only one"},
+		"stdin twice":         {args: "--devices-file -", code: 2, stderr: "standard input"},
+		"wait for what":       {args: "--devices a --payload x --wait=forever", code: 2, stderr: "--wait=delivered"},
+		"no such file":        {args: "--devices a --payload-file /nowhere", code: 2, stderr: "/nowhere"},
+		"URL that is none":    {args: "--devices a --payload x --server nowhere", code: 2, stderr: "URL"},
+		"nobody there": {args: "--devices a --payload x --server http://127.0.0.1:1",
+			code: 3, stderr: "cannot be reached"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			args := append([]string{"--server", url, "--token", "admin"}, c.args...)
+			args := strings.Fields("--server " + url + " --token admin " + strings.Replace(c.args, "LIST", list, 1))
 			code, stdout, stderr := runPush(t, c.stdin, args...)
 			require.Equal(t, c.code, code, "stdout: %s\nstderr: %s", stdout, stderr)
 			require.Contains(t, stdout, c.stdout)

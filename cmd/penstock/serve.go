@@ -23,8 +23,8 @@ func newServeCommand() *cobra.Command {
 	var f serveFlags
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run a node until SIGTERM; SIGHUP reloads what can change live", Args: cobra.NoArgs,
-		Long: "Run a node. SIGTERM and SIGINT stop it gracefully, a second one at once. SIGHUP reads certificates, the ACL\n" +
-			"file, address lists and the log level again.\n\nThe exit code is 2 for a configuration with faults.",
+		Long: "Run a node. SIGTERM and SIGINT stop it gracefully, a second one at once. SIGHUP reads certificates, the\n" +
+			"ACL file, address lists and the log level again.\n\nThe exit code is 2 for a configuration with faults.",
 		Example: "  penstock serve --demo\n  penstock serve --config penstock.yaml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.demo && f.config != "" {

@@ -23,7 +23,8 @@ func newNode(t *testing.T, status int, answer string) (*Client, *seen) {
 	var last seen
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body) // the requests are complete
-		last = seen{r.Method, r.URL.RequestURI(), r.Header.Get("Authorization"), r.Header.Get("Idempotency-Key"), string(body)}
+		auth, key := r.Header.Get("Authorization"), r.Header.Get("Idempotency-Key")
+		last = seen{r.Method, r.URL.RequestURI(), auth, key, string(body)}
 		w.WriteHeader(status)
 		fmt.Fprint(w, answer)
 	}))

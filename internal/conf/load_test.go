@@ -205,7 +205,8 @@ func TestMarkdownListsEveryKeyWithItsVariable(t *testing.T) {
 func TestChangedNamesTheKeysThatDiffer(t *testing.T) {
 	var a, b sample
 	require.NoError(t, SetDefaults(&a))
-	require.NoError(t, Load(Source{YAML: []byte("auth: {token: {ttl: 1h}, items: [{key: a}]}\nlimits: {rate: 1.5}\n")}, &b))
+	changes := []byte("auth: {token: {ttl: 1h}, items: [{key: a}]}\nlimits: {rate: 1.5}\n")
+	require.NoError(t, Load(Source{YAML: changes}, &b))
 	keys, err := Changed(&a, &b)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"auth.token.ttl", "auth.items", "limits.rate"}, keys)

@@ -113,7 +113,8 @@ func (p *pump) obey(ctx context.Context, c command) {
 		return
 	case <-time.After(p.work):
 	}
-	p.publish(ctx, topic, map[string]any{"state": "SUCCEEDED", "progress": 100, "result": map[string]string{"did": c.payload}})
+	done := map[string]string{"did": c.payload}
+	p.publish(ctx, topic, map[string]any{"state": "SUCCEEDED", "progress": 100, "result": done})
 }
 
 // telemetry is a slow wave, so that a graph of it looks alive.
