@@ -162,6 +162,7 @@ func TestReceiveMaximumBoundsTheWindow(t *testing.T) {
 	b.ack = func(int) (bool, byte) { return false, 0 }
 	b.start(t)
 	cfg := quick(ModeUplink, b.address(), 1)
+	cfg.Subscribers = 0
 	cfg.Version, cfg.Duration = 5, 100*time.Millisecond
 	r, err := Run(context.Background(), cfg)
 	require.NoError(t, err)
