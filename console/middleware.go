@@ -146,12 +146,18 @@ func (c jsonContext) Header(name string) string {
 	return c.anyContext.Header(name)
 }
 
+// maxPlace bounds the place of an error, in bytes: the names of fields in it may be the caller's.
+const maxPlace = 200
+
 // withoutEcho takes out of an error what the caller had sent, which may be a secret or the whole body. Its place is
 // named anyway.
 func withoutEcho(_ huma.Context, _ string, answer any) (any, error) {
 	if problem, ok := answer.(*huma.ErrorModel); ok {
 		for _, detail := range problem.Errors {
 			detail.Value = nil
+			if len(detail.Location) > maxPlace {
+				detail.Location = strings.ToValidUTF8(detail.Location[:maxPlace], "") + "…"
+			}
 		}
 	}
 	return answer, nil

@@ -177,7 +177,10 @@ func TestErrorsDoNotEchoWhatWasSent(t *testing.T) {
 		assert.NotContains(t, text, "hunter2", name)
 		assert.Contains(t, text, `"location":"body`, name)
 	}
-	_, text := call(t, "GET", base+"/v1/clients?limit=hunter2", testToken, "")
+	_, text := call(t, "POST", base+"/v1/echo", "", `{"`+strings.Repeat("é", 1000)+`hunter2":1}`)
+	assert.NotContains(t, text, "hunter2")
+	assert.Contains(t, text, `é…"`)
+	_, text = call(t, "GET", base+"/v1/clients?limit=hunter2", testToken, "")
 	assert.NotContains(t, text, "hunter2")
 }
 

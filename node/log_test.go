@@ -53,6 +53,24 @@ func TestJSONLogsKeepWhatTheyEscape(t *testing.T) {
 	assert.Equal(t, hostile, line.Error)
 }
 
+func FuzzLogLine(f *testing.F) {
+	for _, seed := range []string{"", hostile, "\xc2", "\x9b", "a\xc2\x9b", "\xc2\xc2\x9b\x7f", `\u009b"`} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, format := range []string{"text", "json"} {
+			var out bytes.Buffer
+			log := newLogger(&out, LogConfig{Format: format}, new(slog.LevelVar))
+			log.Info("x", "client_id", text, "error", errors.New(text))
+			line := strings.TrimSuffix(out.String(), "\n")
+			require.False(t, strings.ContainsFunc(line, unicode.IsControl), "%q", line)
+			if format == "json" {
+				require.True(t, json.Valid([]byte(line)), "%q", line)
+			}
+		}
+	})
+}
+
 func BenchmarkLogLine(b *testing.B) {
 	log := newLogger(io.Discard, LogConfig{Format: "json"}, new(slog.LevelVar))
 	b.ReportAllocs()

@@ -22,8 +22,8 @@ const metricsFile = "../docs/METRICS.md"
 
 const metricsHead = `# Metrics
 
-Generated from the registry of a running node by ` + "`make docs`" + `. They are served at ` + "`/metrics`" + ` for Prometheus, together with
-those of the Go runtime (` + "`go_…`" + `) and the process (` + "`process_…`" + `).
+Generated from the registry of a running node by ` + "`make docs`" + `. They are served at ` + "`/metrics`" + ` for
+Prometheus, together with those of the Go runtime (` + "`go_…`" + `) and the process (` + "`process_…`" + `).
 
 | metric | labels | what it says |
 |---|---|---|
