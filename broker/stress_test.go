@@ -125,6 +125,7 @@ func (x *chaos) publish(v byte, name string, random *rand.Rand) (acked int) {
 			break
 		}
 		if _, err := c.Read(testmqtt.Patience); err != nil {
+			x.n.t.Errorf("publisher %s, message %d, QoS %d: no acknowledgement: %v", name, acked, qos, err)
 			break
 		}
 		if qos == 2 {
