@@ -142,7 +142,7 @@ func pubackRows(t *testing.T, v, qos, answer byte) {
 		n.eventuallyOffline("sub")
 		store.broken.Store(true)
 		pub.Publish("t", "lost", qos, 1)
-		requireRefused(t, pub, answer, 0x88)
+		requireRefused(t, pub, answer, 0x83) // 0x88 is no reason code of PUBACK and PUBREC
 		require.Zero(t, n.Stats().QueuedMessages)
 
 		store.broken.Store(false) // and the client sends again
