@@ -286,8 +286,8 @@ func (b *Broker) Disconnect(clientID string, code packets.Code) bool {
 	return true
 }
 
-// Kick closes the client's connection on an operator's behalf (MQTT 5, 3.14.2.1: 0x98 Administrative action); it reports
-// whether there was one. The session stays.
+// Kick closes the client's connection on an operator's behalf (MQTT 5, 3.14.2.1: 0x98 Administrative action); it
+// reports whether there was one. The session stays.
 func (b *Broker) Kick(clientID string) bool {
 	return b.Disconnect(clientID, packets.ErrAdministrativeAction)
 }
