@@ -180,12 +180,22 @@ func (b *Broker) acknowledge(p *inbound) {
 	b.refused(p.c, packetType, p.id, r)
 }
 
+// publishCode is the refusal's own code, if a PUBACK or PUBREC may carry it (MQTT 5, 3.4.2.1).
+func publishCode(code packets.Code) packets.Code {
+	switch code.Code {
+	case 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99:
+		return code
+	}
+	return packets.Code{Code: packets.ErrImplementationSpecificError.Code, Reason: code.Reason}
+}
+
 // refused tells a client that its publish was not accepted: the reason code in the right packet for MQTT 5; MQTT 3 has
 // none, so its connection is closed, and it will send again.
 func (b *Broker) refused(c *conn, packetType byte, id uint16, r *Refusal) {
 	c.log().Debug("publish refused", "reason", r.Error(), "packet_id", id)
 	if c.version >= 5 {
-		c.ack(packetType, id, r.Code.Code, r.Code.Reason)
+		code := publishCode(r.Code)
+		c.ack(packetType, id, code.Code, code.Reason)
 		return
 	}
 	go c.stop(cause{reason: "publish_refused", err: r})

@@ -8,7 +8,10 @@ import (
 	"github.com/penstockmq/penstock/broker/topic"
 )
 
-const readBuffer = 16 << 10
+const (
+	readBuffer = 16 << 10 // of a connection that the stream driver reads
+	pollBuffer = 64 << 10 // of a loop of the poll driver; more is never read at once
+)
 
 var readPool = sync.Pool{New: func() any { b := make([]byte, readBuffer); return &b }}
 

@@ -23,6 +23,8 @@ const (
 	roomWait = 100 * time.Millisecond
 	// slowFor is how long a subscriber that was waited for in vain is not waited for again.
 	slowFor = 10 * time.Second
+	// lastLook is how long a client that seems silent has until its connection is closed.
+	lastLook = 250 * time.Millisecond
 	// lingerFor is how long a refused client may take to read why, before its socket is closed.
 	lingerFor = 500 * time.Millisecond
 )
@@ -52,6 +54,7 @@ type conn struct {
 	keepAlive   uint16
 
 	timer    timer.Timer
+	suspect  bool         // its silence was noticed once; the timer's own
 	held     atomic.Bool  // the broker is holding the client up
 	lastRead atomic.Int64 // of the last bytes, on the wheel's monotonic clock
 	expires  int64        // Unix milliseconds when the grant ends; 0: never
@@ -98,7 +101,7 @@ func protocolError(code packets.Code) *cause {
 
 func (b *Broker) newConn(nc *listen.Conn, listener string) *conn {
 	c := &conn{
-		b: b, nc: nc, raw: newRawIO(nc.Raw()), listener: listener, remote: nc.RemoteAddrPort(),
+		b: b, nc: nc, raw: newRawIO(nc.Raw(), b.limits.readAtOnce()), listener: listener, remote: nc.RemoteAddrPort(),
 		traceID: newTraceID(), accepted: time.Now(), done: make(chan struct{}), problemInfo: true,
 	}
 	c.lastRead.Store(b.wheel.Monotonic())
@@ -127,9 +130,16 @@ func (c *conn) Fire(now int64) {
 		return
 	}
 	if left, has := c.patience(); has && left <= 0 {
+		if !c.suspect {
+			// What it sent may wait to be read, above all when this process was stopped for a while: look again.
+			c.suspect = true
+			c.b.wheel.ScheduleIn(&c.timer, lastLook, c)
+			return
+		}
 		c.stop(cause{reason: "keep_alive_timeout", code: packets.ErrKeepAliveTimeout, tell: true})
 		return
 	}
+	c.suspect = false
 	c.scheduleTimer()
 }
 

@@ -28,11 +28,8 @@ func (c *conn) connect(bt *batch, pk *packets.Packet, decodeErr error) error {
 		c.problemInfo = pk.Properties.RequestProblemInfo == 1
 	}
 	c.maxPacket = pk.Properties.MaximumPacketSize
-	if n := c.b.limits.Connections; n > 0 && c.b.counters.connections.Load() >= int64(n) {
-		return c.refuseConnect(packets.ErrServerBusy, "connection_limit", nil)
-	}
 	if pk.Properties.AuthenticationMethod != "" { // [MQTT-4.12.0-1]
-		return c.refuseConnect(packets.ErrBadAuthenticationMethod, "auth_method", nil)
+		return c.refuseConnect(packets.ErrBadAuthenticationMethod, "auth_method", errors.New("there is none"))
 	}
 	assigned := ""
 	if pk.Connect.ClientIdentifier == "" {
@@ -40,6 +37,9 @@ func (c *conn) connect(bt *batch, pk *packets.Packet, decodeErr error) error {
 		pk.Connect.ClientIdentifier = assigned
 	}
 	c.introduce(pk)
+	if c.b.isFullFor(pk.Connect.ClientIdentifier) {
+		return c.refuseConnect(packets.ErrServerBusy, "connection_limit", errors.New("as many clients as may be are connected"))
+	}
 	if err := c.authenticate(pk); err != nil {
 		return err
 	}
@@ -51,6 +51,13 @@ func (c *conn) connect(bt *batch, pk *packets.Packet, decodeErr error) error {
 		return c.refuseConnect(codeOr(err, packets.ErrNotAuthorized), "hook", err)
 	}
 	return c.establish(bt, pk, will, assigned)
+}
+
+// isFullFor reports whether there are as many connections as there may be. Who takes over a session that is connected
+// needs no more room.
+func (b *Broker) isFullFor(clientID string) bool {
+	most := b.limits.Connections
+	return most > 0 && b.counters.connections.Load() >= int64(most) && !b.Connected(clientID)
 }
 
 // introduce makes what mochi's hooks know of the connection, and takes over what the client wants of it.
@@ -162,13 +169,22 @@ func codeOr(err error, otherwise packets.Code) packets.Code {
 // before is disconnected. Never are two connections live for one client identifier.
 func (c *conn) establish(bt *batch, pk *packets.Packet, will *Will, assigned string) error {
 	b, id := c.b, pk.Connect.ClientIdentifier
+	asked, granted := c.sessionExpiry(pk)
+	ack := c.connack(pk, assigned)
+	if asked != granted && c.version >= 5 {
+		ack.SessionExpiryInterval, ack.HasSessionExpiryInterval = granted, true
+	}
+	answer := wire.AppendConnack(nil, c.version, ack)
+	if c.maxPacket > 0 && len(answer) > int(c.maxPacket) {
+		return c.refuseConnect(packets.ErrPacketTooLarge, "maximum_packet_size",
+			errors.New("no CONNACK fits into the client's Maximum Packet Size"))
+	}
 	release := b.sessions.claim(id)
 	defer release()
 	s, present, err := b.openSession(c, id)
 	if err != nil {
 		return err
 	}
-	asked, granted := c.sessionExpiry(pk)
 	s.mu.Lock()
 	before := s.will
 	s.identity, s.username, s.admin, s.version = c.grant.Identity, c.grant.Username, c.grant.Admin, c.version
@@ -185,10 +201,7 @@ func (c *conn) establish(bt *batch, pk *packets.Packet, will *Will, assigned str
 		return c.refuseConnect(codeServerUnavailable, "store_failed", err)
 	}
 	b.hooks.sessionEstablish(c, pk)
-	ack := c.connack(pk, present, assigned)
-	if asked != granted {
-		ack.SessionExpiryInterval, ack.HasSessionExpiryInterval = granted, c.version >= 5
-	}
+	ack.SessionPresent = present
 	c.append(func(dst []byte) []byte { return wire.AppendConnack(dst, c.version, ack) })
 	c.session.Store(s)
 	c.fresh = true
@@ -274,11 +287,10 @@ func (c *conn) sessionExpiry(pk *packets.Packet) (asked, granted uint32) {
 	return asked, min(asked, most)
 }
 
-func (c *conn) connack(pk *packets.Packet, present bool, assigned string) *wire.Connack {
+func (c *conn) connack(pk *packets.Packet, assigned string) *wire.Connack {
 	l := &c.b.limits
 	ack := &wire.Connack{
-		SessionPresent: present, AssignedClientID: assigned,
-		ReceiveMaximum: uint16(l.ReceiveMaximum), MaximumPacketSize: uint32(l.PacketSize),
+		AssignedClientID: assigned, ReceiveMaximum: uint16(l.ReceiveMaximum), MaximumPacketSize: uint32(l.PacketSize),
 		TopicAliasMaximum: uint16(l.TopicAliasMaximum),
 	}
 	if c.keepAlive != pk.Connect.Keepalive {

@@ -40,14 +40,14 @@ func (h *hooks) allowed(cl *mqtt.Client, topic string, write bool) bool {
 }
 
 // mayPublishWill checks again for a client that may be long gone.
-func (h *hooks) mayPublishWill(s *Session, topic string) bool {
-	return h.allowed(h.ghost(s), topic, true)
+func (h *hooks) mayPublishWill(w *Will) bool {
+	return h.allowed(h.ghost(w.Message.Origin, w.Message.Username), w.Message.Topic, true)
 }
 
 // ghost stands in for a client that is not connected.
-func (h *hooks) ghost(s *Session) *mqtt.Client {
-	cl := h.b.server.NewClient(nil, "", s.id, false)
-	cl.Properties.Username = []byte(s.username)
+func (h *hooks) ghost(clientID, username string) *mqtt.Client {
+	cl := h.b.server.NewClient(nil, "", clientID, false)
+	cl.Properties.Username = []byte(username)
 	return cl
 }
 
@@ -225,12 +225,12 @@ func (h *hooks) retainedExpired(topic string) {
 
 func (h *hooks) expired(s *Session) {
 	if h.provides[mqtt.OnClientExpired] {
-		h.OnClientExpired(h.ghost(s))
+		h.OnClientExpired(h.ghost(s.id, s.info().Username))
 	}
 }
 
 // will lets hooks change a will, or stop it with an error.
-func (h *hooks) will(s *Session, m *Message) bool {
+func (h *hooks) will(m *Message) bool {
 	if !h.provides[mqtt.OnWill] {
 		return true
 	}
@@ -239,9 +239,9 @@ func (h *hooks) will(s *Session, m *Message) bool {
 		if !hook.Provides(mqtt.OnWill) {
 			continue
 		}
-		changed, err := hook.OnWill(h.ghost(s), w)
+		changed, err := hook.OnWill(h.ghost(m.Origin, m.Username), w)
 		if err != nil {
-			h.b.log.Info("a hook stopped a will", "client_id", s.id, "hook", hook.ID(), "error", err)
+			h.b.log.Info("a hook stopped a will", "client_id", m.Origin, "hook", hook.ID(), "error", err)
 			return false
 		}
 		w = changed
@@ -250,9 +250,9 @@ func (h *hooks) will(s *Session, m *Message) bool {
 	return true
 }
 
-func (h *hooks) willSent(s *Session, m *Message) {
+func (h *hooks) willSent(m *Message) {
 	if h.provides[mqtt.OnWillSent] {
-		h.OnWillSent(h.ghost(s), m.packet())
+		h.OnWillSent(h.ghost(m.Origin, m.Username), m.packet())
 	}
 }
 

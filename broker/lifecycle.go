@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -44,7 +45,7 @@ func (c *conn) disconnected(why *cause) {
 // returned after it has let go of it.
 func (b *Broker) goOffline(s *Session, clean, keepWill bool) (done func()) {
 	gates, lost := s.detach()
-	now := b.wheel.Now()
+	now := max(time.Now().UnixMilli(), b.wheel.Now()) // the wheel may lag, and nothing may end too early
 	s.disconnectedAt = now
 	var fire *Will
 	switch {
@@ -295,14 +296,14 @@ func (s *Session) changeExpiry(c *conn, seconds uint32) error {
 
 // publishWill publishes a will, if its client may still publish to that topic.
 func (b *Broker) publishWill(s *Session, w *Will) {
-	if IsSys(w.Message.Topic) || !b.hooks.mayPublishWill(s, w.Message.Topic) {
+	if IsSys(w.Message.Topic) || !b.hooks.mayPublishWill(w) {
 		b.counters.dropped.add(DropDenied, 1)
 		b.log.Warn("will not published: its client may not publish there any more",
 			"client_id", s.id, "topic", clip(w.Message.Topic))
 		return
 	}
 	m := w.Message
-	if !b.hooks.will(s, &m) {
+	if !b.hooks.will(&m) {
 		return
 	}
 	m.Received = b.wheel.Now()
@@ -310,7 +311,7 @@ func (b *Broker) publishWill(s *Session, w *Will) {
 		m.Expires = m.Received + int64(w.Expiry)*1000
 	}
 	b.Publish(&m, nil)
-	b.hooks.willSent(s, &m)
+	b.hooks.willSent(&m)
 }
 
 // load brings back what the store holds: sessions, their subscriptions, and retained messages. Clients of the last run

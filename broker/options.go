@@ -65,3 +65,15 @@ func (l *Limits) setDefaults() {
 	l.ConnectTimeout = orDefault(l.ConnectTimeout, 10*time.Second)
 	l.WillGrace = orDefault(l.WillGrace, 10*time.Second)
 }
+
+// readAtOnce is how many bytes of one socket are read at once. Where publishes are paced it is little, because what has
+// been read is also handled: an eighth of a second's worth of small ones.
+func (l *Limits) readAtOnce() int {
+	const smallPublish = 16
+	if l.PublishRate <= 0 {
+		return pollBuffer
+	}
+	return int(min(max(l.PublishRate/8*smallPublish, 4*smallPublish), pollBuffer))
+}
+
+func atMost(buf []byte, n int) []byte { return buf[:min(len(buf), n)] }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/mochi-mqtt/server/v2/packets"
+
 	"github.com/penstockmq/penstock/broker/wire"
 )
 
@@ -40,7 +42,8 @@ func putOut(b []byte) {
 	}
 }
 
-// append adds bytes made by f to what waits. It reports false when the connection has ended.
+// append adds a packet made by f to what waits. It reports false when the connection has ended. A packet that is larger
+// than the client accepts, and has to be sent all the same, ends it [MQTT-3.1.2-24].
 func (c *conn) append(f func(dst []byte) []byte) bool {
 	o := &c.out
 	o.mu.Lock()
@@ -49,7 +52,13 @@ func (c *conn) append(f func(dst []byte) []byte) bool {
 		return false
 	}
 	o.start()
+	before := len(o.buf)
 	o.buf = f(o.buf)
+	if c.maxPacket > 0 && len(o.buf)-before > int(c.maxPacket) {
+		o.buf = o.buf[:before]
+		go c.stop(cause{reason: "maximum_packet_size", code: packets.ErrPacketTooLarge, tell: true})
+		return false
+	}
 	c.b.counters.packetsOut.Add(1)
 	return true
 }

@@ -14,10 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	pollBuffer = 64 << 10 // what is read from one socket at once
-	pollEvents = 256      // sockets served in one round
-)
+const pollEvents = 256 // sockets served in one round
 
 // poller is the driver for plain TCP on Linux: a few loops read all sockets by epoll, so that an idle connection has no
 // goroutine, no stack and no buffer. A loop never blocks: CONNECT is served by the stream driver before, and a
@@ -36,6 +33,8 @@ type pollLoop struct {
 	wakeup int // eventfd: there is something in posted
 	buf    []byte
 	turns  []turn
+
+	readLimit int // bytes read from one socket in one round
 
 	mu     sync.Mutex
 	conns  map[int32]*conn
@@ -103,7 +102,7 @@ func newPollLoop(b *Broker) (*pollLoop, error) {
 		return nil, err
 	}
 	l := &pollLoop{
-		b: b, epoll: epoll, wakeup: wakeup, buf: make([]byte, pollBuffer),
+		b: b, epoll: epoll, wakeup: wakeup, buf: make([]byte, pollBuffer), readLimit: b.limits.readAtOnce(),
 		conns: make(map[int32]*conn), done: make(chan struct{}),
 	}
 	if err := l.control(unix.EPOLL_CTL_ADD, wakeup, unix.EPOLLIN); err != nil {
@@ -394,6 +393,7 @@ func (l *pollLoop) fill(s *pollSocket) (n int, err error) {
 	if s.rest != nil {
 		into = s.rest[len(s.rest):cap(s.rest)]
 	}
+	into = atMost(into, l.readLimit)
 	for {
 		n, err = unix.Read(s.fd, into)
 		switch {

@@ -397,7 +397,7 @@ func (b *Broker) commit(bt *batch, ops []Op, p *inbound) {
 		}
 		if err != nil {
 			b.log.Error("keep a message in the store", "error", err)
-			err = Refuse(codeServerUnavailable, "store: %v", err)
+			err = Refuse(packets.ErrImplementationSpecificError, "store: %v", err)
 		}
 		if p != nil {
 			b.settle(p, err)

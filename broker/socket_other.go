@@ -11,6 +11,6 @@ type rawIO struct {
 	rn    int
 }
 
-func newRawIO(syscall.RawConn) *rawIO         { return nil }
+func newRawIO(syscall.RawConn, int) *rawIO    { return nil }
 func (r *rawIO) tryWrite([]byte) (int, error) { return 0, nil }
 func (r *rawIO) fill() error                  { return nil }

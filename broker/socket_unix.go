@@ -17,17 +17,18 @@ type rawIO struct {
 	werr        error
 	write, read func(fd uintptr) bool
 
+	limit int    // what is read at once
 	rbuf  []byte // the read buffer while there is something in it or a read is under way; nil while idle
 	rused int    // bytes of rbuf that hold an incomplete packet
 	rn    int
 	rerr  error
 }
 
-func newRawIO(conn syscall.RawConn) *rawIO {
+func newRawIO(conn syscall.RawConn, limit int) *rawIO {
 	if conn == nil {
 		return nil
 	}
-	r := &rawIO{conn: conn}
+	r := &rawIO{conn: conn, limit: limit}
 	r.write, r.read = r.writeReady, r.readReady
 	return r
 }
@@ -74,7 +75,7 @@ func (r *rawIO) readReady(fd uintptr) bool {
 		r.rbuf = getRead()
 	}
 	for {
-		n, err := syscall.Read(int(fd), r.rbuf[r.rused:])
+		n, err := syscall.Read(int(fd), atMost(r.rbuf[r.rused:], r.limit))
 		switch {
 		case err == syscall.EINTR:
 			continue

@@ -35,7 +35,7 @@ func (c *conn) fill() error {
 	if c.in == nil {
 		c.in = make([]byte, smallBuffer)
 	}
-	n, err := c.nc.Read(c.in[c.inUsed:])
+	n, err := c.nc.Read(atMost(c.in[c.inUsed:], c.b.limits.readAtOnce()))
 	c.inUsed += n
 	if n > 0 {
 		return nil
