@@ -1,8 +1,9 @@
 package broker
 
+import "slices"
+
 // loadPage reads the next part of the backlog from the store and goes on sending. One at a time for each session.
 func (s *Session) loadPage() {
-	defer s.b.wg.Done()
 	s.b.loads <- struct{}{} // a bounded number of readers
 	defer func() { <-s.b.loads }()
 
@@ -10,10 +11,7 @@ func (s *Session) loadPage() {
 	from := s.backlogFrom
 	s.mu.Unlock()
 
-	// Earlier operations on this queue, above all removals, must be visible first.
-	settled := make(chan struct{})
-	s.b.store.Apply(&Tx{Lazy: true}, func(error) { close(settled) })
-	<-settled
+	s.b.awaitStore()
 	entries, err := s.b.store.Queue(s.id, from, pageLen, pageBytes)
 
 	bt := s.b.getBatch()
@@ -38,11 +36,21 @@ func (s *Session) loadPage() {
 	}
 }
 
+// awaitStore blocks until every operation that the store was given, above all removals, is visible to Queue.
+func (b *Broker) awaitStore() {
+	visible := make(chan struct{})
+	b.store.Apply(&Tx{Lazy: true}, func(error) { close(visible) })
+	<-visible
+}
+
 // takePage puts entries read from the store into ready. The caller holds mu.
 func (s *Session) takePage(entries []QueueEntry) {
 	for _, e := range entries {
 		if s.tail.n > 0 && e.Seq >= s.tail.front().seq {
 			break // in memory already
+		}
+		if slices.Contains(s.gone, e.Seq) {
+			continue
 		}
 		s.ready.push(delivery{
 			msg: e.Message, seq: e.Seq, ids: e.Identifiers, share: e.Share, qos: e.QoS, retain: e.Retain,
@@ -55,9 +63,12 @@ func (s *Session) takePage(entries []QueueEntry) {
 		s.b.counters.dropped.add(DropCorrupt, int64(s.backlog))
 		s.account(-s.backlog, 0)
 		s.backlog = 0
+		if s.count == 0 {
+			s.account(0, -s.bytes)
+		}
 	}
 	if s.backlog <= 0 {
-		s.backlog = 0
+		s.backlog, s.gone = 0, nil
 		s.promote()
 	}
 }
@@ -87,8 +98,14 @@ func (s *Session) detach() (gates []*inbound, lost []SendHandler) {
 		}
 		return true
 	}
-	// Entries acknowledged out of turn were accounted for when that happened.
-	s.inflight.filter(func(d *delivery) bool { return !d.acked && keep(d) })
+	// Entries acknowledged out of turn were accounted for when that happened; their removal may not be in the store yet.
+	s.inflight.filter(func(d *delivery) bool {
+		if d.acked {
+			s.gone = append(s.gone, d.seq)
+			return false
+		}
+		return keep(d)
+	})
 	s.acked = 0
 	s.ready.filter(keep)
 	s.tail.filter(keep)

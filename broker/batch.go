@@ -29,6 +29,7 @@ type batch struct {
 	packet  packets.Packet
 	matches topic.Matches[*subscription]
 	targets []target
+	target  target // the only one, in the common case
 	index   map[*Session]int
 
 	dirty   []*conn  // to be flushed at the end
@@ -59,6 +60,7 @@ func (b *Broker) putBatch(bt *batch) {
 	bt.count(&b.counters)
 	clear(bt.full)
 	bt.full = bt.full[:0]
+	bt.target = target{}
 	b.batches.Put(bt)
 }
 

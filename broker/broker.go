@@ -1,8 +1,8 @@
 // Package broker is the MQTT broker itself: connections, sessions, subscriptions, publish, delivery, retained messages,
 // wills and timers. It knows mochi's codec and hook contract and nothing else of this project.
 //
-// Its file names follow a message: conn.go reads a socket, handle.go takes a packet, publish.go routes a message,
-// delivery.go queues it for each session, out.go writes it, acks.go acknowledges it.
+// Its file names follow a message: conn.go reads a socket, handle.go takes a packet, publish.go and route.go hand it
+// out, delivery.go queues it for each session, out.go writes it, acks.go acknowledges it.
 package broker
 
 import (
@@ -83,7 +83,8 @@ func New(o Options) (*Broker, error) {
 	capabilities.Compatibilities.NoInheritedPropertiesOnAck = true
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &Broker{
-		log: o.Logger, limits: o.Limits, store: o.Store, auth: o.Authenticator, responseInfo: o.ResponseInformation, streamOnly: o.StreamOnly,
+		log: o.Logger, limits: o.Limits, store: o.Store, auth: o.Authenticator,
+		responseInfo: o.ResponseInformation, streamOnly: o.StreamOnly,
 		server: mqtt.New(&mqtt.Options{Capabilities: capabilities, ClientNetReadBufferSize: 16, Logger: discardLog}),
 		wheel:  timer.New(50*time.Millisecond, 2048),
 		index:  topic.NewIndex[*subscription](), retained: topic.NewRetained[*retained](),
@@ -174,6 +175,21 @@ func (b *Broker) remember(c *conn) bool {
 	return true
 }
 
+// spawn runs f on a goroutine that Shutdown waits for, unless it has begun; it reports whether it did.
+func (b *Broker) spawn(f func()) bool {
+	b.connsMu.Lock()
+	defer b.connsMu.Unlock()
+	if b.closing {
+		return false
+	}
+	b.wg.Add(1)
+	go func() {
+		defer b.wg.Done()
+		f()
+	}()
+	return true
+}
+
 func (b *Broker) forget(c *conn) {
 	b.connsMu.Lock()
 	delete(b.conns, c)
@@ -258,7 +274,8 @@ func (b *Broker) Send(clientID string, m *Message, h SendHandler) error {
 	return nil
 }
 
-// matching returns the session's subscription with the highest QoS that matches topic, or nil. Shared ones do not count.
+// matching returns the session's subscription with the highest QoS that matches topic, or nil. Shared ones do not
+// count.
 func (s *Session) matching(name string) (best *Subscription) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

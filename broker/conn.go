@@ -53,11 +53,12 @@ type conn struct {
 	window      int    // unacknowledged messages the client accepts at once
 	keepAlive   uint16
 
-	timer    timer.Timer
-	suspect  bool         // its silence was noticed once; the timer's own
-	held     atomic.Bool  // the broker is holding the client up
-	lastRead atomic.Int64 // of the last bytes, on the wheel's monotonic clock
-	expires  int64        // Unix milliseconds when the grant ends; 0: never
+	timer     timer.Timer
+	replaying atomic.Int64 // retained messages on their way to it
+	suspect   bool         // its silence was noticed once; the timer's own
+	held      atomic.Bool  // the broker is holding the client up
+	lastRead  atomic.Int64 // of the last bytes, on the wheel's monotonic clock
+	expires   int64        // Unix milliseconds when the grant ends; 0: never
 
 	// Used by the reading goroutine only.
 	aliases  map[uint16]string

@@ -24,6 +24,8 @@ func (c *conn) connect(bt *batch, pk *packets.Packet, decodeErr error) error {
 	}
 	pk.Connect.ClientIdentifier = strings.Clone(pk.Connect.ClientIdentifier)
 	pk.Connect.Username = bytes.Clone(pk.Connect.Username)
+	pk.Connect.WillTopic = strings.Clone(pk.Connect.WillTopic)
+	pk.Connect.WillPayload = bytes.Clone(pk.Connect.WillPayload)
 	if pk.Properties.RequestProblemInfoFlag {
 		c.problemInfo = pk.Properties.RequestProblemInfo == 1
 	}
@@ -38,7 +40,7 @@ func (c *conn) connect(bt *batch, pk *packets.Packet, decodeErr error) error {
 	}
 	c.introduce(pk)
 	if c.b.isFullFor(pk.Connect.ClientIdentifier) {
-		return c.refuseConnect(packets.ErrServerBusy, "connection_limit", errors.New("as many clients as may be are connected"))
+		return c.refuseConnect(packets.ErrServerBusy, "connection_limit", errors.New("limits.connections is reached"))
 	}
 	if err := c.authenticate(pk); err != nil {
 		return err
@@ -111,7 +113,7 @@ func (c *conn) checkWill(pk *packets.Packet) (*Will, error) {
 	if !pk.Connect.WillFlag {
 		return nil, nil
 	}
-	name := strings.Clone(pk.Connect.WillTopic)
+	name := pk.Connect.WillTopic
 	if err := topic.CheckName(name, c.b.limits.TopicLevels); err != nil {
 		return nil, c.refuseConnect(packets.ErrTopicNameInvalid, "will", err)
 	}
@@ -120,7 +122,7 @@ func (c *conn) checkWill(pk *packets.Packet) (*Will, error) {
 	}
 	w := &Will{
 		Message: Message{
-			Topic: name, Payload: bytes.Clone(pk.Connect.WillPayload), QoS: pk.Connect.WillQos,
+			Topic: name, Payload: pk.Connect.WillPayload, QoS: pk.Connect.WillQos,
 			Retain: pk.Connect.WillRetain, Origin: pk.Connect.ClientIdentifier, Username: c.grant.Username,
 		},
 	}

@@ -45,6 +45,7 @@ type outbound struct {
 	uncommitted int           // entries given to the store, or about to be, that it has not answered for
 	settled     chan struct{} // closed when there are none; nil while nobody waits
 	untold      atomic.Int32  // those of them that the store may not have been given yet
+	gone        []uint64      // entries that are done with and may still be found in the store, behind ones that are not
 	early       []uint64      // entries to be removed that it may not have been given yet
 
 	gates     []*inbound // publishes whose acknowledgement waits for this queue
@@ -205,9 +206,7 @@ func (s *Session) pump(bt *batch) {
 		}
 	}
 	if s.ready.n == 0 && s.backlog > 0 && !s.loading {
-		s.loading = true
-		s.b.wg.Add(1)
-		go s.loadPage()
+		s.loading = s.b.spawn(s.loadPage)
 	}
 }
 
@@ -242,6 +241,11 @@ func (b *Broker) expiry(m *Message, p *wire.PublishOut) {
 
 // discard removes a delivery that will not be sent.
 func (s *Session) discard(bt *batch, d delivery, reason string) {
+	if s.inflight.n == 0 {
+		s.gone = nil
+	} else if d.stored {
+		s.gone = append(s.gone, d.seq)
+	}
 	s.account(-1, -d.size())
 	s.b.counters.dropped.add(reason, 1)
 	s.forget(bt, &d)

@@ -8,7 +8,6 @@ import (
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
-	"github.com/mochi-mqtt/server/v2/system"
 
 	"github.com/penstockmq/penstock/broker/wire"
 )
@@ -154,14 +153,23 @@ func (h *hooks) originOf(m *Message) *mqtt.Client {
 
 // published: a PUBLISH was handed to a connection.
 func (h *hooks) published(c *conn, m *Message, p *wire.PublishOut) {
-	if p.QoS > 0 && h.provides[mqtt.OnQosPublish] {
-		pk := m.packet()
-		pk.PacketID, pk.FixedHeader.Qos, pk.FixedHeader.Dup = p.PacketID, p.QoS, p.Dup
-		resends := 0
-		if p.Dup {
-			resends = 1
-		}
-		h.OnQosPublish(c.client, pk, time.Now().Unix(), resends)
+	if p.QoS == 0 || !h.provides[mqtt.OnQosPublish] {
+		return
+	}
+	defer h.contain("OnQosPublish")
+	pk := m.packet()
+	pk.PacketID, pk.FixedHeader.Qos, pk.FixedHeader.Dup = p.PacketID, p.QoS, p.Dup
+	resends := 0
+	if p.Dup {
+		resends = 1
+	}
+	h.OnQosPublish(c.client, pk, time.Now().Unix(), resends)
+}
+
+// contain keeps a hook's panic away from the broker where its locks are held.
+func (h *hooks) contain(event string) {
+	if r := recover(); r != nil {
+		h.b.log.Error("a hook panicked", "event", event, "error", r, "stack", stack())
 	}
 }
 
@@ -177,6 +185,7 @@ func (h *hooks) acked(s *Session, d *delivery) {
 		return
 	}
 	if c := s.conn.Load(); c != nil {
+		defer h.contain("OnQosComplete")
 		h.OnQosComplete(c.client, packets.Packet{
 			FixedHeader: packets.FixedHeader{Type: packets.Puback, Qos: d.qos}, PacketID: d.packetID(),
 		})
@@ -253,13 +262,6 @@ func (h *hooks) will(m *Message) bool {
 func (h *hooks) willSent(m *Message) {
 	if h.provides[mqtt.OnWillSent] {
 		h.OnWillSent(h.ghost(m.Origin, m.Username), m.packet())
-	}
-}
-
-// sysInfo hands mochi's own counters to hooks that want them.
-func (h *hooks) sysInfo(info *system.Info) {
-	if h.provides[mqtt.OnSysInfoTick] {
-		h.OnSysInfoTick(info)
 	}
 }
 

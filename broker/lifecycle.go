@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -197,7 +198,8 @@ func (b *Broker) endSession(s *Session, why string) {
 	b.log.Debug("session ended", "client_id", s.id, "reason", why)
 }
 
-// awaitSettled returns a channel that is closed when the store has answered for every entry, or nil. The caller holds mu.
+// awaitSettled returns a channel that is closed when the store has answered for every entry, or nil. The caller holds
+// mu.
 func (s *Session) awaitSettled() <-chan struct{} {
 	if s.uncommitted == 0 {
 		return nil
@@ -220,7 +222,7 @@ func (b *Broker) abandonQueue(s *Session) {
 			}
 		})
 	}
-	from, stored := s.backlogFrom, s.backlog
+	from, stored, gone := s.backlogFrom, s.backlog, s.gone
 	s.backlog, s.acked = 0, 0
 	s.account(-s.count, -s.bytes)
 	s.mu.Unlock()
@@ -230,6 +232,9 @@ func (b *Broker) abandonQueue(s *Session) {
 			dropped++
 		}
 	}
+	if stored > 0 {
+		b.awaitStore()
+	}
 	for stored > 0 {
 		entries, err := b.store.Queue(s.id, from, pageLen, pageBytes)
 		if err != nil || len(entries) == 0 {
@@ -237,13 +242,16 @@ func (b *Broker) abandonQueue(s *Session) {
 			break
 		}
 		for _, e := range entries {
+			from = e.Seq + 1
+			if slices.Contains(gone, e.Seq) {
+				continue
+			}
+			stored--
 			d := delivery{msg: e.Message, qos: e.QoS, share: e.Share, released: e.Released, sent: e.Seq <= s.sentTo}
 			if !b.redispatch(&d) {
 				dropped++
 			}
-			from = e.Seq + 1
 		}
-		stored -= len(entries)
 	}
 	if dropped > 0 {
 		b.counters.dropped.add(DropSessionEnded, int64(dropped))
@@ -264,13 +272,11 @@ func (b *Broker) redispatch(d *delivery) bool {
 		if g.Name() != group || g.Filter() != filter {
 			continue
 		}
-		e, ok := pickMember(g)
+		t, ok := pickMember(g)
 		if !ok {
 			return false
 		}
-		o := e.Subscriber.options.Load()
-		t := &target{session: e.Subscriber.session, qos: o.QoS, rap: o.RetainAsPublished, ids: o.ids(), share: o.Filter}
-		if ops := b.deliver(bt, d.msg, nil, t, nil); len(ops) > 0 {
+		if ops := b.deliver(bt, d.msg, nil, &t, nil); len(ops) > 0 {
 			b.commit(bt, ops, nil)
 		}
 		return true

@@ -31,17 +31,17 @@ type Limits struct {
 	PacketSize        int           // bytes of a whole packet, both ways; default 1 MiB
 	Queue             int           // messages of QoS 1 and 2 that wait for one session; default 1000
 	QueueBytes        int64         // bytes (Message.Size) that wait for one session; default 64 MiB
-	RefuseWhenFull    bool          // refuse a publish (0x97) when the queue of a session it matches is full, instead of dropping for that session
-	OutBuffer         int           // bytes that wait for one socket before QoS 0 is dropped and QoS 1 and 2 stay queued; default 256 KiB
+	RefuseWhenFull    bool          // refuse a publish (0x97) when a queue is full, instead of dropping for that session
+	OutBuffer         int           // bytes waiting for one socket, then QoS 0 drops and QoS 1, 2 stay queued; default 256 KiB
 	Inflight          int           // unacknowledged messages sent to a client that names no Receive Maximum; default 100
 	ReceiveMaximum    int           // unacknowledged QoS 1 and 2 messages accepted from a client at once; default 1024
 	TopicAliasMaximum int           // topic aliases accepted from a client; default 64
 	TopicLevels       int           // levels in a topic name or filter; default 128
 	Subscriptions     int           // topic filters of one session; default 10000
 	SessionExpiry     time.Duration // longest time a session may outlive its connection; default 7 days
-	KeepAlive         time.Duration // longest keep-alive; a client that asks for more, or none, is told this one; 0: no limit
+	KeepAlive         time.Duration // longest keep-alive; a client that asks for more is told this one; 0: no limit
 	ConnectTimeout    time.Duration // from the accepted socket to a complete CONNECT; default 10 s
-	WillGrace         time.Duration // after a start, how long a client of the last run may reconnect before its will is published; default 10 s
+	WillGrace         time.Duration // after a start, time to reconnect before the last run's wills go out; default 10 s
 }
 
 func orDefault[T int | int64 | time.Duration](v, otherwise T) T {

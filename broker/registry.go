@@ -93,23 +93,6 @@ func (r *registry) claim(id string) (release func()) {
 	}
 }
 
-// each calls f for every session, without holding a lock during f.
-func (r *registry) each(f func(*Session)) {
-	var page []*Session
-	for i := range r.shards {
-		sh := &r.shards[i]
-		sh.mu.RLock()
-		page = page[:0]
-		for _, s := range sh.sessions {
-			page = append(page, s)
-		}
-		sh.mu.RUnlock()
-		for _, s := range page {
-			f(s)
-		}
-	}
-}
-
 // after returns the first limit sessions, in order of client identifier, that come after cursor.
 func (r *registry) after(cursor string, limit int) []*Session {
 	var page largest

@@ -25,6 +25,9 @@ func (b *Broker) retain(bt *batch, m *Message, ops []Op) []Op {
 	return ops
 }
 
+// maxReplaying is how many retained messages may wait for one client; while there are more, it may not subscribe.
+const maxReplaying = 100_000
+
 // replay is the retained messages for a new subscription (MQTT 5, 3.3.1.3).
 type replay struct {
 	Subscription
@@ -46,10 +49,12 @@ func (b *Broker) matchRetained(s *Session, sub *Subscription) (messages []*Messa
 // sendRetained sends them. It waits for the subscriber's socket rather than drop.
 func (b *Broker) sendRetained(c *conn, s *Session, r replay) {
 	const atOnce = 64
+	defer func() { c.replaying.Add(-int64(len(r.messages))) }()
 	for len(r.messages) > 0 {
 		n := min(atOnce, len(r.messages))
 		b.sendRetainedChunk(c, s, &r.Subscription, r.messages[:n])
 		r.messages = r.messages[n:]
+		c.replaying.Add(-int64(n))
 		for room := c.awaitRoom(); room != nil; room = c.awaitRoom() {
 			if !c.wait(room, 0) {
 				return

@@ -81,14 +81,9 @@ func (s *Session) Fire(int64) {
 	online, gates := s.online(), s.closeGates()
 	s.mu.Unlock()
 	s.b.release(s, gates)
-	if online || s.b.ctx.Err() != nil {
-		return
+	if !online {
+		s.b.spawn(func() { s.b.offlineTimer(s) })
 	}
-	s.b.wg.Add(1)
-	go func() {
-		defer s.b.wg.Done()
-		s.b.offlineTimer(s)
-	}()
 }
 
 // inboundBegin notes a QoS 2 publish. It reports false when the packet identifier is one that was received before and

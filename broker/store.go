@@ -32,13 +32,13 @@ type OpKind byte
 
 // The operations of a Tx.
 const (
-	OpPutSession         OpKind = iota + 1 // Record: create or overwrite the session's record (not its subscriptions or queue)
+	OpPutSession         OpKind = iota + 1 // Record: create or overwrite the session's record alone
 	OpDeleteSession                        // Session: remove the record, its subscriptions, queue and inbound packet ids
 	OpPutSubscription                      // Session, Subscription: create or overwrite, by Filter
 	OpDeleteSubscription                   // Session, Subscription.Filter
-	OpAppend                               // Session, Entry: add to the queue; Ops of one Tx that share a *Message share its stored body
+	OpAppend                               // Session, Entry: add to the queue; Ops of a Tx with one *Message share its body
 	OpRemove                               // Session, Entry.Seq: remove from the queue; absent is no error
-	OpRelease                              // Session, Entry.Seq: QoS 2, PUBREC received: the entry stays without its message, Released set
+	OpRelease                              // Session, Entry.Seq: QoS 2, PUBREC received: the entry stays, Released
 	OpAddInbound                           // Session, PacketID: a QoS 2 packet id received and not yet released (PUBREL)
 	OpRemoveInbound                        // Session, PacketID
 	OpPutRetained                          // Message: becomes the retained message of its topic

@@ -35,6 +35,7 @@ func (c *conn) handleSubscribe(bt *batch, pk *packets.Packet) error {
 			// Now, not after SUBACK: what is published from here on comes by itself, and must not come twice.
 			if messages := c.b.matchRetained(s, &sub); len(messages) > 0 {
 				replays = append(replays, replay{sub, messages})
+				c.replaying.Add(int64(len(messages)))
 			}
 		}
 	}
@@ -75,13 +76,7 @@ func (c *conn) whenStored(ops []Op, answer, after func(), hasAfter bool) {
 }
 
 // inBackground runs f, which may wait for this client's socket, while the connection lasts.
-func (c *conn) inBackground(f func()) {
-	c.b.wg.Add(1)
-	go func() {
-		defer c.b.wg.Done()
-		f()
-	}()
-}
+func (c *conn) inBackground(f func()) { c.b.spawn(f) }
 
 // answeredBy is what hooks are shown when a SUBSCRIBE or UNSUBSCRIBE has been answered, which may be after the read
 // buffer that pk aliases is in use again.
@@ -106,6 +101,10 @@ func (c *conn) checkSubscribe(s *Session, sub *Subscription) byte {
 	if !c.b.hooks.allowed(c.client, filter, false) {
 		c.log().Info("subscription refused", "reason", "not authorized", "filter", clip(sub.Filter))
 		return packets.ErrNotAuthorized.Code
+	}
+	if c.replaying.Load() >= maxReplaying {
+		c.log().Info("subscription refused", "reason", "retained messages of earlier ones wait", "filter", clip(sub.Filter))
+		return packets.ErrQuotaExceeded.Code
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
