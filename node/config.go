@@ -72,7 +72,7 @@ func (c *NodeConfig) Validate(report func(key, problem string)) {
 // HTTPConfig is the section http.
 type HTTPConfig struct {
 	Address    string      `yaml:"address" default:"127.0.0.1:8080" doc:"Where HTTP is served, host:port; port 0 takes a free one."`
-	AdminToken conf.Secret `yaml:"admin_token" doc:"Bearer token of admin calls, at least 16 characters; when absent, one is generated, printed once, and kept in the data folder."`
+	AdminToken conf.Secret `yaml:"admin_token" doc:"Bearer token of admin calls, at least 8 characters (16 random ones are advised); when absent, one is generated, printed once, and kept in the data folder."`
 	Cert       string      `yaml:"cert" doc:"PEM file with the server's certificate; with key, HTTP is served over TLS."`
 	Key        string      `yaml:"key" doc:"PEM file with the certificate's key."`
 	PublicURLs []string    `yaml:"public_urls" doc:"URLs that devices are told to connect to, for example mqtts://mqtt.example.com:8883; empty: the addresses of the listeners."`
@@ -81,8 +81,8 @@ type HTTPConfig struct {
 // Validate reports what cannot be served.
 func (c *HTTPConfig) Validate(report func(key, problem string)) {
 	checkAddress("address", c.Address, report)
-	if t := c.AdminToken.Reveal(); t != "" && len(t) < 16 {
-		report("admin_token", "must have at least 16 characters")
+	if t := c.AdminToken.Reveal(); t != "" && len(t) < 8 {
+		report("admin_token", "must have at least 8 characters; 16 random ones are advised")
 	}
 	if (c.Cert == "") != (c.Key == "") {
 		report("cert", "cert and key go together")

@@ -79,7 +79,7 @@ func TestAllFaultsOfAnExampleAreReportedTogether(t *testing.T) {
   invalid.yaml:7: listeners[3].path: must begin with /
   invalid.yaml:7: listeners[3].address: is the same as listeners[0].address
   invalid.yaml:8: http.adress: unknown key (did you mean address?)
-  invalid.yaml:8: http.admin_token: must have at least 16 characters
+  invalid.yaml:8: http.admin_token: must have at least 8 characters; 16 random ones are advised
   invalid.yaml:10: auth.users.alice: is not an argon2id hash such as $argon2id$v=19$m=19456,t=2,p=1$salt$hash
   invalid.yaml:11: auth.products[1].key: is there twice
   invalid.yaml:11: auth.products[1].secret: is missing
