@@ -35,7 +35,7 @@ func appendExecution(b []byte, x *command.Execution) []byte {
 	b = binary.AppendUvarint(b, uint64(x.Round))
 	b = binary.AppendUvarint(b, uint64(x.Attempt))
 	b = binary.AppendUvarint(b, uint64(x.Rev))
-	b = appendCounted(b, x.Device)
+	b = appendField(b, x.Device)
 	b = binary.AppendUvarint(b, x.Seq)
 	b = binary.AppendVarint(b, x.Created)
 	for _, t := range []int64{x.Queued, x.Sent, x.Delivered, x.Running, x.Finished, x.Expires, x.NotBefore} {
@@ -44,14 +44,10 @@ func appendExecution(b []byte, x *command.Execution) []byte {
 	if o := x.Outcome; o != nil {
 		b = append(b, o.Progress)
 		b = binary.AppendVarint(b, o.Code)
-		b = appendCounted(b, o.Reason)
-		b = appendCounted(b, o.Result)
+		b = appendField(b, o.Reason)
+		b = appendField(b, o.Result)
 	}
 	return b
-}
-
-func appendCounted[T string | []byte](b []byte, s T) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
 // appendSince writes a time as what has passed since another, or a zero byte for none.
@@ -62,95 +58,32 @@ func appendSince(b []byte, t, since int64) []byte {
 	return binary.AppendVarint(append(b, 1), t-since)
 }
 
-var errExecutionShort = errors.New("stored execution ends too early")
+var errExecutionDamaged = errors.New("stored execution ends too early or has a value out of range")
 
-// executionReader takes a stored execution apart; after the first error it only gives zeros.
-type executionReader struct {
-	b   []byte
-	err error
-}
-
-func (r *executionReader) byte() byte {
-	if r.err != nil || len(r.b) == 0 {
-		r.fail(errExecutionShort)
-		return 0
-	}
-	v := r.b[0]
-	r.b = r.b[1:]
-	return v
-}
-
-func (r *executionReader) fail(err error) {
-	if r.err == nil {
-		r.err = err
-	}
-	r.b = nil
-}
-
-func (r *executionReader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 {
-		r.fail(errExecutionShort)
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *executionReader) uint32() uint32 {
-	v := r.uvarint()
-	if v > 1<<32-1 {
-		r.fail(fmt.Errorf("stored execution has a number out of range: %d", v))
-		return 0
-	}
-	return uint32(v)
-}
-
-func (r *executionReader) varint() int64 {
-	v, n := binary.Varint(r.b)
-	if n <= 0 {
-		r.fail(errExecutionShort)
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *executionReader) since(created int64) int64 {
-	switch mark := r.byte(); mark {
+// since reads what appendSince has written.
+func (r *reader) since(created int64) int64 {
+	switch r.byte() {
 	case 0:
 		return 0
 	case 1:
 		return created + r.varint()
 	default:
-		r.fail(fmt.Errorf("stored execution has an unknown mark %d before a time", mark))
+		r.fail()
 		return 0
 	}
 }
 
-// text returns a part of the input, which the caller copies.
-func (r *executionReader) text() []byte {
-	n := r.uvarint()
-	if n > uint64(len(r.b)) {
-		r.fail(errExecutionShort)
-		return nil
-	}
-	s := r.b[:n]
-	r.b = r.b[n:]
-	return s
-}
-
 // decodeExecution reads what appendExecution has written; the index is 0. It keeps nothing of b.
 func decodeExecution(b []byte) (command.Execution, error) {
-	r := &executionReader{b: b}
-	if v := r.byte(); r.err == nil && v != executionVersion {
+	r := &reader{rest: b}
+	if v := r.byte(); !r.bad && v != executionVersion {
 		return command.Execution{}, fmt.Errorf("stored execution has the unknown version %d", v)
 	}
 	x := command.Execution{State: command.State(r.byte())}
 	flags := r.byte()
 	x.Late = flags&executionLate != 0
 	x.Round, x.Attempt, x.Rev = r.uint32(), r.uint32(), r.uint32()
-	x.Device = string(r.text())
+	x.Device = string(r.bytes())
 	x.Seq = r.uvarint()
 	x.Created = r.varint()
 	for _, t := range []*int64{&x.Queued, &x.Sent, &x.Delivered, &x.Running, &x.Finished, &x.Expires, &x.NotBefore} {
@@ -158,15 +91,15 @@ func decodeExecution(b []byte) (command.Execution, error) {
 	}
 	if flags&executionOutcome != 0 {
 		x.Outcome = &command.Outcome{
-			Progress: r.byte(), Code: r.varint(), Reason: string(r.text()), Result: append([]byte(nil), r.text()...),
+			Progress: r.byte(), Code: r.varint(), Reason: string(r.bytes()), Result: append([]byte(nil), r.bytes()...),
 			Truncated: flags&executionTruncated != 0,
 		}
 	}
 	switch {
-	case r.err != nil:
-		return command.Execution{}, r.err
-	case len(r.b) > 0:
-		return command.Execution{}, fmt.Errorf("stored execution has %d bytes too many", len(r.b))
+	case r.bad:
+		return command.Execution{}, errExecutionDamaged
+	case len(r.rest) > 0:
+		return command.Execution{}, fmt.Errorf("stored execution has %d bytes too many", len(r.rest))
 	case !x.State.Valid():
 		return command.Execution{}, fmt.Errorf("stored execution has the unknown state %d", x.State)
 	}

@@ -14,93 +14,38 @@ import (
 // errCorrupt is what every decoder gives for bytes that no encoder made.
 var errCorrupt = errors.New("stored value is corrupt")
 
-// decoder reads a value. After the first fault it yields zeros, and end tells.
+// decoder reads a value of the broker's. After the first fault it yields zeros, and end tells.
 type decoder struct {
-	head []byte // what is not yet read, without the payload
-	all  []byte // head as it was in the beginning
-	text string // a copy of all, which the strings share; made when the first is read
-	tail []byte // the payload
-	bad  bool
+	reader        // of what is before the payload
+	all    []byte // what is before the payload
+	text   string // a copy of all, which the strings share; made when the first is read
+	tail   []byte // the payload
 }
 
 func newDecoder(value []byte) decoder {
 	if len(value) == 0 || value[0] != valueVersion {
-		return decoder{bad: true}
+		return decoder{reader: reader{bad: true}}
 	}
 	tail, n := binary.Uvarint(value[1:])
 	if n <= 0 || tail > uint64(len(value)-1-n) {
-		return decoder{bad: true}
+		return decoder{reader: reader{bad: true}}
 	}
 	cut := len(value) - int(tail)
 	head := value[1+n : cut]
-	return decoder{head: head, all: head, tail: value[cut:]}
-}
-
-func (d *decoder) fail() {
-	d.bad, d.head = true, nil
+	return decoder{reader: reader{rest: head}, all: head, tail: value[cut:]}
 }
 
 // end reports the value as corrupt if it was shorter, or longer, than what was read of it.
 func (d *decoder) end() error {
-	if d.bad || len(d.head) != 0 {
+	if d.bad || len(d.rest) != 0 {
 		return errCorrupt
 	}
 	return nil
 }
 
-func (d *decoder) byte() byte {
-	if len(d.head) == 0 {
-		d.fail()
-		return 0
-	}
-	b := d.head[0]
-	d.head = d.head[1:]
-	return b
-}
-
-func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.head)
-	if n <= 0 {
-		d.fail()
-		return 0
-	}
-	d.head = d.head[n:]
-	return v
-}
-
-func (d *decoder) uint32() uint32 {
-	v := d.uvarint()
-	if v > math.MaxUint32 {
-		d.fail()
-		return 0
-	}
-	return uint32(v)
-}
-
-func (d *decoder) varint() int64 {
-	v, n := binary.Varint(d.head)
-	if n <= 0 {
-		d.fail()
-		return 0
-	}
-	d.head = d.head[n:]
-	return v
-}
-
-// take returns the next size bytes, which alias the value.
-func (d *decoder) take(size uint64) []byte {
-	if size > uint64(len(d.head)) {
-		d.fail()
-		return nil
-	}
-	b := d.head[:size:size]
-	d.head = d.head[size:]
-	return b
-}
-
 func (d *decoder) string() string {
 	size := d.uvarint()
-	at := len(d.all) - len(d.head)
+	at := len(d.all) - len(d.rest)
 	if len(d.take(size)) == 0 {
 		return ""
 	}
@@ -108,17 +53,6 @@ func (d *decoder) string() string {
 		d.text = string(d.all)
 	}
 	return d.text[at : at+int(size)]
-}
-
-// count reads a number of things of which each takes at least size bytes, so that nobody allocates for more than are
-// there.
-func (d *decoder) count(size int) int {
-	n := d.uvarint()
-	if n > uint64(len(d.head)/size) {
-		d.fail()
-		return 0
-	}
-	return int(n)
 }
 
 func (d *decoder) payload() []byte {

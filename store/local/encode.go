@@ -39,7 +39,8 @@ func appendHead(b []byte, payload []byte) []byte {
 	return binary.AppendUvarint(append(b, valueVersion), uint64(len(payload)))
 }
 
-func appendField(b []byte, s string) []byte {
+// appendField appends what reader.bytes reads.
+func appendField[T string | []byte](b []byte, s T) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 

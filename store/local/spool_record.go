@@ -29,27 +29,22 @@ func appendRecord(b []byte, r *uplink.Record) []byte {
 	b = append(b, recordVersion)
 	b = binary.AppendVarint(b, r.Time)
 	b = append(b, flags)
-	b = appendString(b, r.Topic)
-	b = appendString(b, r.ClientID)
-	b = appendString(b, r.Key)
-	b = appendString(b, r.Value)
+	b = appendField(b, r.Topic)
+	b = appendField(b, r.ClientID)
+	b = appendField(b, r.Key)
+	b = appendField(b, r.Value)
 	b = binary.AppendUvarint(b, uint64(len(r.Headers)))
 	for i := range r.Headers {
-		b = appendString(b, r.Headers[i].Key)
-		b = appendString(b, r.Headers[i].Value)
+		b = appendField(b, r.Headers[i].Key)
+		b = appendField(b, r.Headers[i].Value)
 	}
 	return b
 }
 
-func appendString[T string | []byte](b []byte, s T) []byte {
-	b = binary.AppendUvarint(b, uint64(len(s)))
-	return append(b, s...)
-}
-
 // parseRecord reads what appendRecord wrote; what follows it is ignored. The record keeps b.
 func parseRecord(b []byte) (*uplink.Record, error) {
-	d := recordReader{rest: b}
-	if version := d.byte(); d.err == nil && version != recordVersion {
+	d := reader{rest: b}
+	if version := d.byte(); !d.bad && version != recordVersion {
 		return nil, fmt.Errorf("stored record has version %d, which this program does not know", version)
 	}
 	r := &uplink.Record{Time: d.varint()}
@@ -61,65 +56,14 @@ func parseRecord(b []byte) (*uplink.Record, error) {
 	}
 	r.Value = d.bytes()
 	const leastHeader = 2 // two lengths of zero
-	n := d.uvarint()
-	if n > uint64(len(d.rest))/leastHeader {
-		return nil, errRecordCut
-	}
-	if n > 0 {
+	if n := d.count(leastHeader); n > 0 {
 		r.Headers = make([]uplink.Header, n)
 	}
 	for i := range r.Headers {
 		r.Headers[i] = uplink.Header{Key: d.bytes(), Value: d.bytes()}
 	}
-	return r, d.err
-}
-
-// recordReader reads until its first error, and then only zeroes.
-type recordReader struct {
-	rest []byte
-	err  error
-}
-
-func (d *recordReader) fail() { d.rest, d.err = nil, errRecordCut }
-
-func (d *recordReader) byte() byte {
-	if len(d.rest) == 0 {
-		d.fail()
-		return 0
+	if d.bad {
+		return nil, errRecordCut
 	}
-	v := d.rest[0]
-	d.rest = d.rest[1:]
-	return v
-}
-
-func (d *recordReader) varint() int64 {
-	v, n := binary.Varint(d.rest)
-	if n <= 0 {
-		d.fail()
-		return 0
-	}
-	d.rest = d.rest[n:]
-	return v
-}
-
-func (d *recordReader) uvarint() uint64 {
-	v, n := binary.Uvarint(d.rest)
-	if n <= 0 {
-		d.fail()
-		return 0
-	}
-	d.rest = d.rest[n:]
-	return v
-}
-
-// bytes returns a part of the input; never nil unless there was an error.
-func (d *recordReader) bytes() []byte {
-	n := d.uvarint()
-	if d.err != nil || n > uint64(len(d.rest)) {
-		d.fail()
-		return nil
-	}
-	v := d.rest[:n:n]
-	d.rest = d.rest[n:]
-	return v
+	return r, nil
 }
