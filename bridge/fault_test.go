@@ -16,6 +16,7 @@ import (
 
 	"github.com/penstockmq/penstock/hooks/uplink"
 	"github.com/penstockmq/penstock/internal/testenv"
+	"github.com/penstockmq/penstock/internal/testkafka"
 )
 
 func startFake(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
@@ -58,7 +59,7 @@ func TestRecordsReachTheirPartitionInOrder(t *testing.T) {
 		f.send(u, 10)
 	}
 	f.awaitAnswers(t, 10*time.Second)
-	arrived := readTopic(t, c.ListenAddrs(), "up")
+	arrived := testkafka.All(t, c.ListenAddrs(), "up")
 	assert.Len(t, arrived, 2000, "each record once")
 	f.check(t, arrived)
 	assert.Zero(t, u.Status().SpoolMessages)
@@ -117,7 +118,7 @@ func TestFaultsOfKafka(t *testing.T) {
 			awaitDrained(t, u, 2*time.Minute)
 			assert.Empty(t, f.refused)
 			assert.Positive(t, hits.Load())
-			f.check(t, readTopic(t, c.ListenAddrs(), "up"))
+			f.check(t, testkafka.All(t, c.ListenAddrs(), "up"))
 		})
 	}
 }
@@ -179,7 +180,7 @@ func TestOrderUnderRandomFaults(t *testing.T) {
 	awaitDrained(t, u, 2*time.Minute)
 	assert.Empty(t, f.refused)
 	assert.Positive(t, faults.Load())
-	f.check(t, readTopic(t, c.ListenAddrs(), "up"))
+	f.check(t, testkafka.All(t, c.ListenAddrs(), "up"))
 }
 
 func TestRecordThatKafkaNeverTakesIsSetAside(t *testing.T) {
@@ -208,7 +209,7 @@ func TestRecordThatKafkaNeverTakesIsSetAside(t *testing.T) {
 	f.awaitAnswers(t, 10*time.Second)
 	testenv.Eventually(t, 20*time.Second, "the record is set aside", func() bool { return u.Status().SetAside == 1 })
 	awaitDrained(t, u, 20*time.Second)
-	f.check(t, readTopic(t, c.ListenAddrs(), "up"))
+	f.check(t, testkafka.All(t, c.ListenAddrs(), "up"))
 	assert.Empty(t, f.refused)
 }
 
@@ -266,7 +267,7 @@ func TestCloseKeepsWhatKafkaDoesNotHave(t *testing.T) {
 
 	u = startUplink(t, kafkaConfig(t, c.ListenAddrs()...), spool)
 	awaitDrained(t, u, 10*time.Second)
-	arrived := readTopic(t, c.ListenAddrs(), "up")
+	arrived := testkafka.All(t, c.ListenAddrs(), "up")
 	assert.Len(t, arrived, 20)
 	f.check(t, arrived)
 }
@@ -295,5 +296,5 @@ func TestSlowKafkaSpillsInOrder(t *testing.T) {
 	assert.True(t, spilled)
 	assert.Empty(t, f.refused)
 	awaitDrained(t, u, 2*time.Minute)
-	f.check(t, readTopic(t, c.ListenAddrs(), "up"))
+	f.check(t, testkafka.All(t, c.ListenAddrs(), "up"))
 }

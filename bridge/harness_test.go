@@ -155,40 +155,6 @@ func (f *fleet) assertRefusals(t testing.TB, code byte) {
 	}
 }
 
-// readTopic returns everything that a topic holds now, in order within each partition.
-func readTopic(t testing.TB, brokers []string, topic string) []*sarama.ConsumerMessage {
-	t.Helper()
-	cfg := sarama.NewConfig()
-	cfg.Consumer.Fetch.Default = 8 << 20
-	cfg.Consumer.MaxWaitTime = 100 * time.Millisecond
-	client, err := sarama.NewClient(brokers, cfg)
-	require.NoError(t, err)
-	defer client.Close()
-	consumer, err := sarama.NewConsumerFromClient(client)
-	require.NoError(t, err)
-	defer consumer.Close()
-	partitions, err := client.Partitions(topic)
-	require.NoError(t, err)
-	var all []*sarama.ConsumerMessage
-	for _, p := range partitions {
-		end, err := client.GetOffset(topic, p, sarama.OffsetNewest)
-		require.NoError(t, err)
-		if end == 0 {
-			continue
-		}
-		pc, err := consumer.ConsumePartition(topic, p, sarama.OffsetOldest)
-		require.NoError(t, err)
-		for m := range pc.Messages() {
-			all = append(all, m)
-			if m.Offset == end-1 {
-				break
-			}
-		}
-		require.NoError(t, pc.Close())
-	}
-	return all
-}
-
 func awaitDrained(t testing.TB, u *bridge.Uplink, within time.Duration) {
 	t.Helper()
 	testenv.Eventually(t, within, "the spool is empty and the circuit closed", func() bool {

@@ -17,6 +17,7 @@ import (
 	"github.com/penstockmq/penstock/bridge"
 	"github.com/penstockmq/penstock/internal/conf"
 	"github.com/penstockmq/penstock/internal/testenv"
+	"github.com/penstockmq/penstock/internal/testkafka"
 )
 
 // TestKafka runs everything that needs a real Kafka against one, in turn.
@@ -50,7 +51,7 @@ func recordsArrive(t *testing.T, k *testenv.Kafka) {
 	f.awaitAnswers(t, 20*time.Second)
 	awaitDrained(t, u, 20*time.Second)
 	assert.Empty(t, f.refused)
-	arrived := readTopic(t, k.Brokers, "arrive")
+	arrived := testkafka.All(t, k.Brokers, "arrive")
 	f.check(t, arrived)
 	partitions := map[string]int32{}
 	for _, m := range arrived {
@@ -78,7 +79,7 @@ func everyCompression(t *testing.T, k *testenv.Kafka) {
 			}
 			f.awaitAnswers(t, 10*time.Second)
 			awaitDrained(t, u, 10*time.Second)
-			f.check(t, readTopic(t, k.Brokers, "codec-"+codec))
+			f.check(t, testkafka.All(t, k.Brokers, "codec-"+codec))
 		})
 	}
 }
@@ -146,7 +147,7 @@ func stoppedInTheMiddle(t *testing.T, k *testenv.Kafka) {
 	f.awaitAnswers(t, 20*time.Second)
 	awaitDrained(t, u, 2*time.Minute)
 	assert.Empty(t, f.refused)
-	f.check(t, readTopic(t, k.Brokers, "middle"))
+	f.check(t, testkafka.All(t, k.Brokers, "middle"))
 }
 
 func frozen(t *testing.T, k *testenv.Kafka) {
@@ -167,7 +168,7 @@ func frozen(t *testing.T, k *testenv.Kafka) {
 	assert.Empty(t, f.refused)
 	k.Resume()
 	awaitDrained(t, u, 2*time.Minute)
-	f.check(t, readTopic(t, k.Brokers, "frozen"))
+	f.check(t, testkafka.All(t, k.Brokers, "frozen"))
 }
 
 const childFolder = "PENSTOCK_TEST_SPOOL_CHILD"
@@ -223,7 +224,7 @@ func spoolOfAKilledProcess(t *testing.T, k *testenv.Kafka) {
 	f.send(u, 10)
 	f.awaitAnswers(t, 10*time.Second)
 	awaitDrained(t, u, 2*time.Minute)
-	f.check(t, readTopic(t, k.Brokers, "killed"))
+	f.check(t, testkafka.All(t, k.Brokers, "killed"))
 }
 
 func TestPartitionOfAKeyIsItsFNV1aHash(t *testing.T) {

@@ -1,7 +1,6 @@
 package node_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -224,7 +223,7 @@ func TestANodeThatLetsNobodyInSaysSo(t *testing.T) {
 	assert.Equal(t, []string{"1 user with password"}, n.Admits())
 	require.NoError(t, n.Stop(t.Context()))
 	cfg.Auth.Users, cfg.Auth.Admins = nil, nil
-	var logs lockedBuffer
+	var logs testenv.Log
 	n, err = node.New(cfg, &logs)
 	require.NoError(t, err)
 	require.NoError(t, n.Start(t.Context()))
@@ -290,7 +289,7 @@ func TestAConfigurationMadeByCodeIsCheckedToo(t *testing.T) {
 }
 
 func TestReloadTakesOverWhatCanChangeLive(t *testing.T) {
-	var logs lockedBuffer
+	var logs testenv.Log
 	cfg := config(t, "", "")
 	n, err := node.New(cfg, &logs)
 	require.NoError(t, err)
@@ -316,24 +315,6 @@ limits: {queue: 5}
 	assert.Contains(t, text, `"deny":["127.0.0.0/8"]`)
 	assert.Contains(t, text, `"queue":1000`, "what needs a restart is shown as it is in force")
 	assert.Contains(t, logs.String(), "level=DEBUG", "requests are logged at debug level from now on")
-}
-
-// lockedBuffer is what a logger of several goroutines may write to.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 func TestUplinkIsKeptAndShownWithoutKafka(t *testing.T) {

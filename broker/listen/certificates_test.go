@@ -1,18 +1,19 @@
 package listen_test
 
 import (
-	"bytes"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstockmq/penstock/broker/listen"
 	"github.com/penstockmq/penstock/internal/testcert"
+	"github.com/penstockmq/penstock/internal/testenv"
 )
 
 // secure starts a TLS listener with a certificate for localhost in dir.
@@ -115,7 +116,7 @@ func TestMinimumVersion(t *testing.T) {
 
 func TestReload(t *testing.T) {
 	dir := t.TempDir()
-	var log syncBuffer
+	var log testenv.Log
 	r := secure(t, dir, listen.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	live := r.dial(t, "")
 	exchange(t, live, "before")
@@ -166,11 +167,11 @@ func TestReloadOfTheAuthorityEndsItsSessions(t *testing.T) {
 
 func TestChangedFilesAreReloaded(t *testing.T) {
 	dir := t.TempDir()
-	var log syncBuffer
+	var log testenv.Log
 	r := secure(t, dir, listen.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	live := r.dial(t, "")
 	logged := func(what string) func() bool {
-		return func() bool { return bytes.Contains([]byte(log.text()), []byte(what)) }
+		return func() bool { return strings.Contains(log.String(), what) }
 	}
 
 	require.NoError(t, os.WriteFile(r.cfg.Cert, []byte("half-written"), 0o600))

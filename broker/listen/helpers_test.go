@@ -1,7 +1,6 @@
 package listen_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/penstockmq/penstock/broker/listen"
 	"github.com/penstockmq/penstock/internal/testcert"
+	"github.com/penstockmq/penstock/internal/testenv"
 )
 
 // patience is for what must happen; it only passes when a test fails.
@@ -27,11 +27,7 @@ var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
+	testenv.Eventually(t, patience, what, ok)
 }
 
 // counter counts refusals by reason.
@@ -53,24 +49,6 @@ func (c *counter) of(reason string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.counts[reason]
-}
-
-// syncBuffer is a log that can be read while it is written.
-type syncBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
-}
-
-func (b *syncBuffer) text() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.String()
 }
 
 // rig is a listener under test, and the ways to reach it.

@@ -12,11 +12,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstockmq/penstock/broker/listen"
+	"github.com/penstockmq/penstock/internal/testenv"
 )
 
 // Lack of file descriptors is made for real, so this test must not run beside others.
 func TestAcceptWaitsForFileDescriptors(t *testing.T) {
-	var log syncBuffer
+	var log testenv.Log
 	l, err := listen.New(listen.Config{Type: "tcp", Address: "127.0.0.1:0",
 		Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	require.NoError(t, err)
@@ -41,8 +42,8 @@ func TestAcceptWaitsForFileDescriptors(t *testing.T) {
 		}
 		accepted <- err
 	}()
-	eventually(t, "the trouble is logged", func() bool { return strings.Contains(log.text(), "too many open files") })
+	eventually(t, "the trouble is logged", func() bool { return strings.Contains(log.String(), "too many open files") })
 	require.NoError(t, restore())
 	require.NoError(t, <-accepted)
-	require.Less(t, strings.Count(log.text(), "\n"), 3, "one line a second at most")
+	require.Less(t, strings.Count(log.String(), "\n"), 3, "one line a second at most")
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/penstockmq/penstock/broker"
 	"github.com/penstockmq/penstock/hooks/auth"
 	"github.com/penstockmq/penstock/internal/conf"
+	"github.com/penstockmq/penstock/internal/testenv"
 )
 
 var _ broker.Authenticator = (*auth.Service)(nil)
@@ -70,24 +71,7 @@ type world struct {
 	clock    *clock
 	store    *memory
 	failures *failures
-	logs     *syncBuffer
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
+	logs     *testenv.Log
 }
 
 func quickHash(password string) conf.Secret {
@@ -114,7 +98,7 @@ func openWorld(t testing.TB, store *memory, c *clock, change func(*auth.Config))
 		change(&config)
 	}
 	require.NoError(t, conf.Check(&config))
-	w := &world{t: t, clock: c, store: store, failures: &failures{}, logs: &syncBuffer{}}
+	w := &world{t: t, clock: c, store: store, failures: &failures{}, logs: &testenv.Log{}}
 	service, err := auth.New(context.Background(), auth.Options{
 		Config: config, Store: store, Failures: w.failures, Now: c.Now, Logger: slog.New(slog.NewTextHandler(w.logs, nil)),
 	})
