@@ -4,76 +4,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/penstockmq/penstock/internal/testmqtt"
+	"github.com/penstockmq/penstock/internal/testnode"
 )
-
-// session connects a client that keeps its state over lost connections, as a good device does, until it is stopped.
-type session struct {
-	t       testing.TB
-	addr    string
-	id      string
-	version byte
-	stop    chan struct{}
-	done    sync.WaitGroup
-}
-
-// run connects again and again, and serves each connection until it ends.
-func (s *session) run(serve func(c *testmqtt.Client, present bool) error) {
-	s.stop = make(chan struct{})
-	s.done.Add(1)
-	go func() {
-		defer s.done.Done()
-		for {
-			select {
-			case <-s.stop:
-				return
-			default:
-			}
-			if err := s.once(serve); err == nil {
-				return
-			}
-			time.Sleep(10 * time.Millisecond) // a device's back-off
-		}
-	}()
-}
-
-func (s *session) once(serve func(c *testmqtt.Client, present bool) error) error {
-	nc, err := net.Dial("tcp", s.addr)
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
-	ended := make(chan struct{})
-	defer close(ended)
-	go func() {
-		select {
-		case <-s.stop:
-			_ = nc.Close()
-		case <-ended:
-		}
-	}()
-	c := testmqtt.New(s.t, nc, s.version)
-	if err := c.TrySend(c.ConnectPacket(s.id, testmqtt.Durable())); err != nil {
-		return err
-	}
-	ack, err := c.Read(testmqtt.Patience)
-	if err != nil || ack.ReasonCode != 0 {
-		return fmt.Errorf("connect: code 0x%02X, %v", ack.ReasonCode, err)
-	}
-	return serve(c, ack.SessionPresent)
-}
-
-func (s *session) close() {
-	close(s.stop)
-	s.done.Wait()
-}
 
 // number is what a message carries: who published it, and as which of its messages.
 type number struct{ publisher, seq uint32 }
@@ -92,7 +30,7 @@ func numberOf(payload []byte) (n number, err error) {
 
 // publisher sends numbered messages with a window, sends again what was not acknowledged, and knows what was.
 type publisher struct {
-	session
+	testnode.Session
 	number uint32
 	topic  string
 	qos    byte
@@ -115,12 +53,12 @@ const window = 20
 
 func packetID(seq uint32) uint16 { return uint16(seq%60_000) + 1 }
 
-func (p *publisher) start() { p.run(p.serve) }
+func (p *publisher) start() { p.Run(p.serve) }
 
 func (p *publisher) serve(c *testmqtt.Client, present bool) error {
 	p.mu.Lock()
 	if p.started && !present {
-		p.t.Errorf("%s: its session was forgotten", p.id)
+		p.T.Errorf("%s: its session was forgotten", p.ID)
 	}
 	p.started = true
 	for _, m := range p.open {
@@ -196,13 +134,13 @@ func (p *publisher) finish() uint32 {
 	p.mu.Lock()
 	p.halt = true
 	p.mu.Unlock()
-	p.done.Wait()
+	<-p.Done()
 	return p.next
 }
 
 // subscriber has a durable session and notes what it receives, as an application would see it.
 type subscriber struct {
-	session
+	testnode.Session
 	filter string
 	qos    byte
 
@@ -215,12 +153,12 @@ type subscriber struct {
 
 func (s *subscriber) start() {
 	s.pending, s.got, s.ready = make(map[uint16]bool), make(map[uint32][]uint32), make(chan struct{})
-	s.run(s.serve)
+	s.Run(s.serve)
 }
 
 func (s *subscriber) serve(c *testmqtt.Client, present bool) error {
 	if s.subscribed && !present {
-		s.t.Errorf("%s: its session was forgotten", s.id)
+		s.T.Errorf("%s: its session was forgotten", s.ID)
 	}
 	if !s.subscribed {
 		err := c.TrySend(packets.Packet{
@@ -269,7 +207,7 @@ func (s *subscriber) receive(c *testmqtt.Client, pk *packets.Packet) error {
 func (s *subscriber) note(pk *packets.Packet) error {
 	n, err := numberOf(pk.Payload)
 	if err != nil {
-		s.t.Error(err)
+		s.T.Error(err)
 		return err
 	}
 	if pk.FixedHeader.Qos == 2 {

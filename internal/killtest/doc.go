@@ -1,2 +1,3 @@
-// Package killtest holds tests that kill real nodes with SIGKILL while clients load them, and account for every message.
+// Package killtest holds tests that kill real nodes with SIGKILL while clients load them, and account for every
+// message.
 package killtest

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstockmq/penstock/internal/testmqtt"
+	"github.com/penstockmq/penstock/internal/testnode"
 )
 
 const (
@@ -27,7 +28,7 @@ const (
 
 func hashPassword(t testing.TB, password string) string {
 	t.Helper()
-	out := runProgram(t, password+"\n", program(t), "token", "hash")
+	out := runProgram(t, password+"\n", testnode.Program(t), "token", "hash")
 	require.Zero(t, out.code, out.stderr)
 	hash := strings.TrimSpace(out.stdout)
 	require.True(t, strings.HasPrefix(hash, "$argon2id$"), hash)
@@ -71,17 +72,17 @@ type registered struct {
 }
 
 func (n *node) register(device string) (r registered) {
-	n.t.Helper()
-	a := n.call(http.MethodPost, "/v1/register", "", registration(device, productSecret, time.Now()))
-	require.Equal(n.t, http.StatusOK, a.status, string(a.body))
-	a.into(n.t, &r)
+	n.T.Helper()
+	a := n.Call(http.MethodPost, "/v1/register", "", registration(device, productSecret, time.Now()))
+	require.Equal(n.T, http.StatusOK, a.Status, string(a.Body))
+	a.Into(n.T, &r)
 	return r
 }
 
 // connect connects with a password and returns the reason code of CONNACK.
 func (n *node) connect(t testing.TB, version byte, id, user, password string) (*testmqtt.Client, byte) {
 	t.Helper()
-	c := testmqtt.Dial(t, n.mqtt, version)
+	c := testmqtt.Dial(t, n.MQTT, version)
 	return c, c.Connect(id, testmqtt.User(user, password)).ReasonCode
 }
 
@@ -110,7 +111,7 @@ func TestDeviceAccess(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { test(t, n) })
 	}
-	checkSecrets(t, n.log())
+	checkSecrets(t, n.Log())
 }
 
 func accessRegistration(t *testing.T, n *node) {
@@ -119,24 +120,24 @@ func accessRegistration(t *testing.T, n *node) {
 	require.WithinDuration(t, time.Now().Add(time.Hour), r.ExpiresAt, 5*time.Minute)
 	require.Len(t, r.Nodes, 1)
 	require.Equal(t, "n1", r.Nodes[0].Name)
-	require.Equal(t, []string{"mqtt://" + n.mqtt}, r.Nodes[0].URLs)
+	require.Equal(t, []string{"mqtt://" + n.MQTT}, r.Nodes[0].URLs)
 
-	a := n.call(http.MethodGet, "/v1/nodes?device_id=reg-1", r.Token, nil)
-	require.Equal(t, http.StatusOK, a.status, string(a.body))
-	require.Contains(t, string(a.body), "mqtt://"+n.mqtt)
-	require.Equal(t, http.StatusForbidden, n.call(http.MethodGet, "/v1/nodes?device_id=reg-2", r.Token, nil).status)
-	require.Equal(t, http.StatusUnauthorized, n.call(http.MethodGet, "/v1/nodes?device_id=reg-1", "", nil).status)
-	require.Equal(t, http.StatusUnauthorized, n.call(http.MethodGet, "/v1/clients", r.Token, nil).status,
+	a := n.Call(http.MethodGet, "/v1/nodes?device_id=reg-1", r.Token, nil)
+	require.Equal(t, http.StatusOK, a.Status, string(a.Body))
+	require.Contains(t, string(a.Body), "mqtt://"+n.MQTT)
+	require.Equal(t, http.StatusForbidden, n.Call(http.MethodGet, "/v1/nodes?device_id=reg-2", r.Token, nil).Status)
+	require.Equal(t, http.StatusUnauthorized, n.Call(http.MethodGet, "/v1/nodes?device_id=reg-1", "", nil).Status)
+	require.Equal(t, http.StatusUnauthorized, n.Call(http.MethodGet, "/v1/clients", r.Token, nil).Status,
 		"a device's token is no admin's")
 
-	form := n.call(http.MethodPost, "/v1/register", "", registration("reg-1", productSecret, time.Now()),
+	form := n.Call(http.MethodPost, "/v1/register", "", registration("reg-1", productSecret, time.Now()),
 		"Content-Type", "application/x-www-form-urlencoded") // curl -d
-	require.Equal(t, http.StatusOK, form.status, string(form.body))
+	require.Equal(t, http.StatusOK, form.Status, string(form.Body))
 }
 
 func accessFaultyRegistration(t *testing.T, n *node) {
 	replayed := registration("reg-3", productSecret, time.Now())
-	require.Equal(t, http.StatusOK, n.call(http.MethodPost, "/v1/register", "", replayed).status)
+	require.Equal(t, http.StatusOK, n.Call(http.MethodPost, "/v1/register", "", replayed).Status)
 	otherDevice := registration("reg-3", productSecret, time.Now())
 	otherDevice["device_id"] = "reg-4"
 	otherProduct := registration("reg-3", productSecret, time.Now())
@@ -163,11 +164,11 @@ func accessFaultyRegistration(t *testing.T, n *node) {
 		"longer than allowed": {`{"device_id":"` + strings.Repeat("x", 100_000) + `"}`, 413, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := n.call(http.MethodPost, "/v1/register", "", test.body)
-			require.Equal(t, test.status, a.status, string(a.body))
-			require.Equal(t, "application/problem+json", a.header.Get("Content-Type"))
-			require.Contains(t, string(a.body), test.field)
-			require.NotContains(t, string(a.body), productSecret)
+			a := n.Call(http.MethodPost, "/v1/register", "", test.body)
+			require.Equal(t, test.status, a.Status, string(a.Body))
+			require.Equal(t, "application/problem+json", a.Header.Get("Content-Type"))
+			require.Contains(t, string(a.Body), test.field)
+			require.NotContains(t, string(a.Body), productSecret)
 		})
 	}
 }
@@ -229,16 +230,16 @@ func accessTopics(t *testing.T, n *node) {
 func accessRefresh(t *testing.T, n *node) {
 	old := n.register("ref-1").Token
 	c := n.mustConnect(t, 5, "ref-1", "", old)
-	a := n.call(http.MethodPost, "/v1/token/refresh", old, nil)
-	require.Equal(t, http.StatusOK, a.status, string(a.body))
+	a := n.Call(http.MethodPost, "/v1/token/refresh", old, nil)
+	require.Equal(t, http.StatusOK, a.Status, string(a.Body))
 	var r registered
-	a.into(t, &r)
+	a.Into(t, &r)
 	require.NotEqual(t, old, r.Token)
 	require.NotEmpty(t, r.Nodes)
 	c.Nothing()
 	n.mustConnect(t, 5, "ref-1", "", r.Token)
-	require.Equal(t, http.StatusUnauthorized, n.call(http.MethodPost, "/v1/token/refresh", "guess", nil).status)
-	require.Equal(t, http.StatusUnauthorized, n.call(http.MethodPost, "/v1/token/refresh", "", nil).status)
+	require.Equal(t, http.StatusUnauthorized, n.Call(http.MethodPost, "/v1/token/refresh", "guess", nil).Status)
+	require.Equal(t, http.StatusUnauthorized, n.Call(http.MethodPost, "/v1/token/refresh", "", nil).Status)
 }
 
 // soon measures how long the end of a connection took. A second is promised; a machine that is busy gets more.
@@ -258,7 +259,7 @@ func accessRevocation(t *testing.T, n *node) {
 	soon(t, c, 0x87, func() { n.admin(http.MethodPost, "/v1/devices/rev-1/revoke", nil, 204, nil) })
 	_, code := n.connect(t, 5, "rev-1", "", token)
 	require.EqualValues(t, 0x87, code)
-	require.Equal(t, http.StatusUnauthorized, n.call(http.MethodPost, "/v1/token/refresh", token, nil).status)
+	require.Equal(t, http.StatusUnauthorized, n.Call(http.MethodPost, "/v1/token/refresh", token, nil).Status)
 	three := n.mustConnect(t, 4, "rev-1", "", n.register("rev-1").Token)
 	n.admin(http.MethodPost, "/v1/devices/rev-1/revoke", nil, 204, nil)
 	three.ExpectClosed()
@@ -282,8 +283,8 @@ func accessDisabled(t *testing.T, n *node) {
 	soon(t, c, 0x98, func() { n.admin(http.MethodPost, "/v1/devices/dis-1/disable", nil, 204, nil) })
 	_, code := n.connect(t, 5, "dis-1", "", token)
 	require.EqualValues(t, 0x87, code)
-	a := n.call(http.MethodPost, "/v1/register", "", registration("dis-1", productSecret, time.Now()))
-	require.Equal(t, http.StatusForbidden, a.status, string(a.body))
+	a := n.Call(http.MethodPost, "/v1/register", "", registration("dis-1", productSecret, time.Now()))
+	require.Equal(t, http.StatusForbidden, a.Status, string(a.Body))
 	n.admin(http.MethodPost, "/v1/devices/dis-1/enable", nil, 204, nil)
 	n.mustConnect(t, 5, "dis-1", "", token)
 }
@@ -295,7 +296,7 @@ func accessExpiry(t *testing.T, n *node) {
 	c.ExpectDisconnect(0xA0)
 	_, code := n.connect(t, 5, "exp-1", "", issued.Token)
 	require.EqualValues(t, 0x87, code)
-	require.Equal(t, http.StatusUnauthorized, n.call(http.MethodPost, "/v1/token/refresh", issued.Token, nil).status)
+	require.Equal(t, http.StatusUnauthorized, n.Call(http.MethodPost, "/v1/token/refresh", issued.Token, nil).Status)
 }
 
 func accessUsers(t *testing.T, n *node) {
@@ -323,7 +324,7 @@ func accessUsers(t *testing.T, n *node) {
 
 // accessSessionIdentity lets another user connect with the client identifier of a session that waits.
 func accessSessionIdentity(t *testing.T, n *node) {
-	c := testmqtt.Dial(t, n.mqtt, 5)
+	c := testmqtt.Dial(t, n.MQTT, 5)
 	c.MustConnect("shared-id", testmqtt.User("alice", alicePassword), testmqtt.Durable())
 	c.Subscribe(1, "private")
 	c.Disconnect()
@@ -331,7 +332,7 @@ func accessSessionIdentity(t *testing.T, n *node) {
 	pub := n.mustConnect(t, 5, "console-9", "alice", alicePassword)
 	pub.Publish("private", "for alice", 1, 1)
 	pub.Expect(packets.Puback)
-	bob := testmqtt.Dial(t, n.mqtt, 5)
+	bob := testmqtt.Dial(t, n.MQTT, 5)
 	ack := bob.Connect("shared-id", testmqtt.User("bob", bobPassword), testmqtt.Durable())
 	if ack.ReasonCode == 0 {
 		require.False(t, ack.SessionPresent)
@@ -350,7 +351,7 @@ func TestRepeatedFailuresAreBanned(t *testing.T) {
 		require.EqualValues(t, 0x86, code)
 	}
 	banned := func() bool {
-		c := testmqtt.Dial(t, n.mqtt, 5)
+		c := testmqtt.Dial(t, n.MQTT, 5)
 		if c.TrySend(c.ConnectPacket("console-2", testmqtt.User("alice", alicePassword))) != nil {
 			return true
 		}
@@ -370,6 +371,6 @@ func TestRepeatedFailuresAreBanned(t *testing.T) {
 	n.mustConnect(t, 5, "console-2", "alice", alicePassword)
 	n.admin(http.MethodPost, "/v1/bans", map[string]any{"address": "127.0.0.1", "duration_s": 60}, 200, nil)
 	require.True(t, banned())
-	require.Contains(t, n.log(), "address banned")
-	checkSecrets(t, n.log())
+	require.Contains(t, n.Log(), "address banned")
+	checkSecrets(t, n.Log())
 }

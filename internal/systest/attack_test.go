@@ -36,13 +36,13 @@ func TestBadInputHarmsOnlyItsSender(t *testing.T) {
 			before := vitals(n)
 			attack(t, n)
 			select {
-			case <-n.exited:
+			case <-n.Exited():
 				t.Fatal("the node ended")
 			default:
 			}
 			awaitVitals(t, n, before)
 			h.check()
-			require.NotContains(t, n.log(), "panic")
+			require.NotContains(t, n.Log(), "panic")
 		})
 	}
 	t.Logf("resident at the end: %.0f MB", n.metric("process_resident_memory_bytes")/1e6)
@@ -83,7 +83,7 @@ func many(t *testing.T, n *node, connections int, do func(i int, nc net.Conn)) {
 	var all sync.WaitGroup
 	for i := range connections {
 		all.Go(func() {
-			nc, err := net.DialTimeout("tcp", n.mqtt, patience)
+			nc, err := net.DialTimeout("tcp", n.MQTT, patience)
 			if err != nil {
 				t.Errorf("connect: %v", err)
 				return
@@ -178,14 +178,14 @@ func attackSlowly(t *testing.T, n *node) {
 func attackByNotReading(t *testing.T, n *node) {
 	var stalled []*testmqtt.Client
 	for i := range 10 {
-		c := testmqtt.Dial(t, n.mqtt, 5)
+		c := testmqtt.Dial(t, n.MQTT, 5)
 		c.MustConnect(fmt.Sprintf("stalled-%d", i))
 		c.Subscribe(byte(i%3), "flood/#")
 		stalled = append(stalled, c)
 	}
-	pub := testmqtt.Dial(t, n.mqtt, 5)
+	pub := testmqtt.Dial(t, n.MQTT, 5)
 	pub.MustConnect("flooder")
-	reader := testmqtt.Dial(t, n.mqtt, 5)
+	reader := testmqtt.Dial(t, n.MQTT, 5)
 	reader.MustConnect("reader")
 	reader.Subscribe(1, "flood/last")
 	payload := strings.Repeat("x", 20_000)
@@ -233,7 +233,7 @@ func attackWithHugePackets(t *testing.T, n *node) {
 
 // attackWithSizes sends packets of sizes around every bound of a buffer.
 func attackWithSizes(t *testing.T, n *node) {
-	sendSizes(t, func() (net.Conn, error) { return net.Dial("tcp", n.mqtt) })
+	sendSizes(t, func() (net.Conn, error) { return net.Dial("tcp", n.MQTT) })
 }
 
 // attackWithTopics subscribes and publishes with topics of tens of thousands of levels, and with thousands of filters.

@@ -59,8 +59,8 @@ func TestCommandsTellTheTruthAfterKill(t *testing.T) {
 	}
 	for round := range 4 {
 		time.Sleep(time.Duration(150+70*round) * time.Millisecond) // at another moment each time
-		n.kill()
-		n.start()
+		n.Kill()
+		n.Start()
 	}
 	close(stop)
 	issuers.Wait()
@@ -69,10 +69,10 @@ func TestCommandsTellTheTruthAfterKill(t *testing.T) {
 	for _, id := range slices.Sorted(maps.Keys(issued)) {
 		testenv.Eventually(t, 2*time.Minute, "command "+id+" has ended", func() bool {
 			time.Sleep(10 * time.Millisecond)
-			a := n.call(http.MethodGet, "/v1/commands/"+id, adminToken, nil)
-			require.Equal(t, 200, a.status, "command %s was accepted and is forgotten: %s", id, a.body)
+			a := n.Call(http.MethodGet, "/v1/commands/"+id, adminToken, nil)
+			require.Equal(t, 200, a.Status, "command %s was accepted and is forgotten: %s", id, a.Body)
 			var st commandStatus
-			a.into(t, &st)
+			a.Into(t, &st)
 			return st.Open == 0
 		})
 		for _, x := range n.executions(id) {
@@ -85,12 +85,12 @@ func TestCommandsTellTheTruthAfterKill(t *testing.T) {
 func (n *node) tryIssue(key string, body map[string]any) bool {
 	text, err := json.Marshal(body)
 	if err != nil {
-		n.t.Error(err)
+		n.T.Error(err)
 		return false
 	}
-	request, err := http.NewRequest(http.MethodPost, "http://"+n.http+"/v1/commands", strings.NewReader(string(text)))
+	request, err := http.NewRequest(http.MethodPost, "http://"+n.HTTP+"/v1/commands", strings.NewReader(string(text)))
 	if err != nil {
-		n.t.Error(err)
+		n.T.Error(err)
 		return false
 	}
 	request.Header.Set("Authorization", "Bearer "+adminToken)

@@ -46,16 +46,16 @@ func commandIdempotency(t *testing.T, n *node) {
 	body := command("once", []string{"ide-1"})
 	var ids []string
 	for range 3 {
-		a := n.call(http.MethodPost, "/v1/commands", adminToken, body, "Idempotency-Key", "key 1/ü")
-		require.Equal(t, http.StatusAccepted, a.status, string(a.body))
+		a := n.Call(http.MethodPost, "/v1/commands", adminToken, body, "Idempotency-Key", "key 1/ü")
+		require.Equal(t, http.StatusAccepted, a.Status, string(a.Body))
 		var st commandStatus
-		a.into(t, &st)
+		a.Into(t, &st)
 		ids = append(ids, st.ID)
 	}
 	require.Equal(t, []string{ids[0], ids[0], ids[0]}, ids)
-	a := n.call(http.MethodPost, "/v1/commands", adminToken, command("other", []string{"ide-1"}),
+	a := n.Call(http.MethodPost, "/v1/commands", adminToken, command("other", []string{"ide-1"}),
 		"Idempotency-Key", "key 1/ü")
-	require.Equal(t, http.StatusConflict, a.status, string(a.body))
+	require.Equal(t, http.StatusConflict, a.Status, string(a.Body))
 	n.awaitState(ids[0], "SUCCEEDED")
 	alice := n.mustConnect(t, 5, "console-ide", "alice", alicePassword)
 	for range 2 {
@@ -156,14 +156,14 @@ func commandTenThousand(t *testing.T, n *node) {
 	t.Logf("10,000 devices after %v", time.Since(began).Round(time.Millisecond))
 	require.Len(t, n.executions(id), 10_000)
 	n.admin(http.MethodPost, "/v1/commands/"+id+"/cancel", nil, 200, nil)
-	a := n.call(http.MethodPost, "/v1/commands", adminToken, command("x", ids))
-	require.Equal(t, http.StatusUnprocessableEntity, a.status)
-	require.Contains(t, string(a.body), "body.targets.devices")
+	a := n.Call(http.MethodPost, "/v1/commands", adminToken, command("x", ids))
+	require.Equal(t, http.StatusUnprocessableEntity, a.Status)
+	require.Contains(t, string(a.Body), "body.targets.devices")
 }
 
 // commandMQTT3 has a device that speaks 3.1.1 and keeps its session, by mosquitto's clients.
 func commandMQTT3(t *testing.T, n *node) {
-	m := newMosquitto(t, n, n.mqtt, "-V", "mqttv311")
+	m := newMosquitto(t, n, n.MQTT, "-V", "mqttv311")
 	keep := []string{"-c", "-q", "1", "-t", "devices/old-1/commands/+", "-F", "%t %p"}
 	m.subscribe("old-1", keep...).kill()
 	n.awaitOffline("old-1")
@@ -181,9 +181,9 @@ func commandRestart(t *testing.T, _ *node) {
 	n := startNode(t, commandSections(t))
 	id := n.issue(command("survivor", []string{"res-1"}))
 	n.awaitState(id, "QUEUED")
-	n.signal(syscall.SIGTERM)
-	require.Zero(t, n.exit())
-	n.start()
+	n.Signal(syscall.SIGTERM)
+	require.Zero(t, n.Exit())
+	n.Start()
 	n.awaitState(id, "QUEUED")
 	d := startDevice(t, n, "res-1", obedient)
 	n.awaitState(id, "SUCCEEDED")

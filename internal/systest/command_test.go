@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstockmq/penstock/internal/testmqtt"
+	"github.com/penstockmq/penstock/internal/testnode"
 )
 
 func TestCommands(t *testing.T) {
@@ -44,7 +45,7 @@ func TestCommands(t *testing.T) {
 func commandByMosquitto(t *testing.T, n *node) {
 	d := startDevice(t, n, "mos-1", obedient)
 	for _, version := range []string{"mqttv311", "mqttv5"} {
-		m := newMosquitto(t, n, n.mqtt, "-V", version, "-u", "alice", "-P", alicePassword)
+		m := newMosquitto(t, n, n.MQTT, "-V", version, "-u", "alice", "-P", alicePassword)
 		id := "from-" + version
 		events := m.subscribe("events-"+version, "-t", "admin/commands/"+id+"/events", "-q", "1", "-F", "%p")
 		m.mustPublish("-t", "admin/commands", "-q", "1", "-m",
@@ -54,7 +55,7 @@ func commandByMosquitto(t *testing.T, n *node) {
 		events.awaitText(`"type":"finished"`, `"SUCCEEDED":1`)
 	}
 	require.Equal(t, []string{"open", "open"}, d.payloads())
-	bob := newMosquitto(t, n, n.mqtt, "-V", "mqttv311", "-u", "bob", "-P", bobPassword)
+	bob := newMosquitto(t, n, n.MQTT, "-V", "mqttv311", "-u", "bob", "-P", bobPassword)
 	before := n.metric("penstock_acl_denied_total")
 	bob.publish("-t", "admin/commands", "-q", "1", "-m", `{"targets":{"devices":["mos-1"]},"payload":"steal"}`)
 	require.Greater(t, n.metric("penstock_acl_denied_total"), before)
@@ -65,10 +66,10 @@ func commandByHTTP(t *testing.T, n *node) {
 	d := startDevice(t, n, "htt-1", obedient)
 	trace := "4bf92f3577b34da6a3ce929d0e0e4736"
 	body := command("close", []string{"htt-1"}, "ttl_s", 600)
-	a := n.call(http.MethodPost, "/v1/commands", adminToken, body, "traceparent", "00-"+trace+"-00f067aa0ba902b7-01")
-	require.Equal(t, http.StatusAccepted, a.status, string(a.body))
+	a := n.Call(http.MethodPost, "/v1/commands", adminToken, body, "traceparent", "00-"+trace+"-00f067aa0ba902b7-01")
+	require.Equal(t, http.StatusAccepted, a.Status, string(a.Body))
 	var st commandStatus
-	a.into(t, &st)
+	a.Into(t, &st)
 	x := n.awaitState(st.ID, "SUCCEEDED")
 	o := d.orders()[0]
 	require.Equal(t, "close", o.payload)
@@ -84,9 +85,9 @@ func commandByHTTP(t *testing.T, n *node) {
 	require.Equal(t, "1", user["attempt"])
 	require.NotEmpty(t, user["seq"])
 	require.Contains(t, user["traceparent"], trace)
-	require.Equal(t, http.StatusUnauthorized, n.call(http.MethodPost, "/v1/commands", "", body).status)
-	require.Equal(t, http.StatusUnauthorized, n.call(http.MethodPost, "/v1/commands", "guess", body).status)
-	require.Equal(t, http.StatusNotFound, n.call(http.MethodGet, "/v1/commands/nothing", adminToken, nil).status)
+	require.Equal(t, http.StatusUnauthorized, n.Call(http.MethodPost, "/v1/commands", "", body).Status)
+	require.Equal(t, http.StatusUnauthorized, n.Call(http.MethodPost, "/v1/commands", "guess", body).Status)
+	require.Equal(t, http.StatusNotFound, n.Call(http.MethodGet, "/v1/commands/nothing", adminToken, nil).Status)
 }
 
 func commandByPush(t *testing.T, n *node) {
@@ -115,10 +116,10 @@ func commandByPush(t *testing.T, n *node) {
 	require.NoError(t, json.Unmarshal([]byte(out.stdout), &st), out.stdout)
 	require.Equal(t, 2, push().code, "no device")
 	require.Equal(t, 2, push("--devices", "psh-1", "--nonsense").code)
-	wrong := runProgram(t, "", program(t), "push", "--devices", "psh-1", "--payload", "x",
-		"--server", "http://"+n.http, "--token", "no")
+	wrong := runProgram(t, "", testnode.Program(t), "push", "--devices", "psh-1", "--payload", "x",
+		"--server", "http://"+n.HTTP, "--token", "no")
 	require.Equal(t, 1, wrong.code, wrong.stderr)
-	nobody := runProgram(t, "", program(t), "push", "--devices", "psh-1", "--payload", "x", "--server", "http://"+address(),
+	nobody := runProgram(t, "", testnode.Program(t), "push", "--devices", "psh-1", "--payload", "x", "--server", "http://"+testnode.Address(),
 		"--token", adminToken)
 	require.Equal(t, 3, nobody.code, nobody.stderr)
 }
@@ -179,14 +180,14 @@ func commandFaulty(t *testing.T, n *node) {
 		"too large payload": {`{"targets":{"devices":["x"]},"payload":"` + strings.Repeat("x", 300_000) + `"}`, 413, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := n.call(http.MethodPost, "/v1/commands", adminToken, test.body)
+			a := n.Call(http.MethodPost, "/v1/commands", adminToken, test.body)
 			if test.status == 422 && test.field == "" {
-				require.Contains(t, []int{400, 422}, a.status, string(a.body))
+				require.Contains(t, []int{400, 422}, a.Status, string(a.Body))
 			} else {
-				require.Equal(t, test.status, a.status, string(a.body))
+				require.Equal(t, test.status, a.Status, string(a.Body))
 			}
-			require.Equal(t, "application/problem+json", a.header.Get("Content-Type"))
-			require.Contains(t, string(a.body), test.field)
+			require.Equal(t, "application/problem+json", a.Header.Get("Content-Type"))
+			require.Contains(t, string(a.Body), test.field)
 		})
 	}
 }
@@ -225,9 +226,9 @@ func commandLate(t *testing.T, n *node) {
 	d := startDevice(t, n, "lat-1", func(order) (bool, []string) { return true, nil })
 	id := n.issue(command("slow", []string{"lat-1"}, "result_timeout_s", 1))
 	x := n.awaitState(id, "TIMED_OUT")
-	d.close()
+	d.Close()
 	n.awaitOffline("lat-1")
-	late := testmqtt.Dial(t, n.mqtt, 5)
+	late := testmqtt.Dial(t, n.MQTT, 5)
 	late.MustConnect("lat-1")
 	late.Publish("devices/lat-1/results/"+x.ID, `{"state":"SUCCEEDED"}`, 1, 1)
 	require.Less(t, late.Expect(packets.Puback).ReasonCode, byte(0x80))
@@ -239,7 +240,7 @@ func commandStranger(t *testing.T, n *node) {
 	startDevice(t, n, "str-1", func(order) (bool, []string) { return true, nil })
 	id := n.issue(command("x", []string{"str-1"}))
 	x := n.awaitState(id, "DELIVERED")
-	thief := testmqtt.Dial(t, n.mqtt, 5)
+	thief := testmqtt.Dial(t, n.MQTT, 5)
 	thief.MustConnect("str-2")
 	thief.Publish("devices/str-2/results/"+x.ID, `{"state":"SUCCEEDED"}`, 1, 1)
 	thief.Expect(packets.Puback)

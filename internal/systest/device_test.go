@@ -3,7 +3,6 @@ package systest
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/penstockmq/penstock/internal/testenv"
 	"github.com/penstockmq/penstock/internal/testmqtt"
+	"github.com/penstockmq/penstock/internal/testnode"
 )
 
 // order is a command as a device saw it.
@@ -27,14 +27,10 @@ type order struct {
 
 // device acts on commands: it acknowledges what it gets, connects again when its connection ends, and answers.
 type device struct {
-	t  testing.TB
-	n  *node
-	id string
+	testnode.Session
 	// react is what the device does with a command: whether it acknowledges, and which results it publishes then.
 	react func(o order) (ack bool, results []string)
 
-	stop chan struct{}
-	done sync.WaitGroup
 	mu   sync.Mutex
 	got  []order
 	sent map[string]string // execution → last result
@@ -46,62 +42,20 @@ func obedient(order) (bool, []string) { return true, []string{`{"state":"SUCCEED
 // startDevice starts a device and waits until it is subscribed.
 func startDevice(t testing.TB, n *node, id string, react func(order) (bool, []string)) *device {
 	t.Helper()
-	d := &device{t: t, n: n, id: id, react: react}
-	d.start()
+	d := &device{
+		Session: testnode.Session{T: t, Address: n.MQTT, ID: id, Version: 5},
+		react:   react, sent: make(map[string]string),
+	}
+	d.Run(d.serve)
+	t.Cleanup(d.Close)
 	n.awaitSubscribed(id)
 	return d
 }
 
-func (d *device) start() {
-	d.stop, d.sent = make(chan struct{}), make(map[string]string)
-	d.done.Go(func() {
-		for {
-			select {
-			case <-d.stop:
-				return
-			default:
-			}
-			_ = d.serve()                     // it ends with its connection
-			time.Sleep(20 * time.Millisecond) // a device's back-off
-		}
-	})
-	d.t.Cleanup(d.close)
-}
-
-func (d *device) close() {
-	select {
-	case <-d.stop:
-	default:
-		close(d.stop)
-	}
-	d.done.Wait()
-}
-
-func (d *device) serve() error {
-	nc, err := net.Dial("tcp", d.n.mqtt)
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
-	ended := make(chan struct{})
-	defer close(ended)
-	go func() {
-		select {
-		case <-d.stop:
-			_ = nc.Close()
-		case <-ended:
-		}
-	}()
-	c := testmqtt.New(d.t, nc, 5)
-	if err := c.TrySend(c.ConnectPacket(d.id)); err != nil {
-		return err
-	}
-	if _, err := c.Read(patience); err != nil {
-		return err
-	}
-	err = c.TrySend(packets.Packet{
+func (d *device) serve(c *testmqtt.Client, _ bool) error {
+	err := c.TrySend(packets.Packet{
 		FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1,
-		Filters: packets.Subscriptions{{Filter: "devices/" + d.id + "/commands/+", Qos: 1}},
+		Filters: packets.Subscriptions{{Filter: "devices/" + d.ID + "/commands/+", Qos: 1}},
 	})
 	for id := uint16(1); err == nil; {
 		var pk packets.Packet
@@ -186,15 +140,15 @@ func command(payload string, devices []string, fields ...any) map[string]any {
 }
 
 func (n *node) issue(c map[string]any) string {
-	n.t.Helper()
+	n.T.Helper()
 	var st commandStatus
 	n.admin(http.MethodPost, "/v1/commands", c, http.StatusAccepted, &st)
-	require.NotEmpty(n.t, st.ID)
+	require.NotEmpty(n.T, st.ID)
 	return st.ID
 }
 
 func (n *node) executions(command string) (all []execution) {
-	n.t.Helper()
+	n.T.Helper()
 	var page struct {
 		Executions []execution `json:"executions"`
 		Next       string      `json:"next"`
@@ -211,9 +165,9 @@ func (n *node) executions(command string) (all []execution) {
 
 // await waits until the only execution of a command is in a state.
 func (n *node) awaitState(command, state string) execution {
-	n.t.Helper()
+	n.T.Helper()
 	var x execution
-	testenv.Eventually(n.t, patience, fmt.Sprintf("command %s is %s", command, state), func() bool {
+	testenv.Eventually(n.T, patience, fmt.Sprintf("command %s is %s", command, state), func() bool {
 		time.Sleep(10 * time.Millisecond)
 		all := n.executions(command)
 		if len(all) != 1 {

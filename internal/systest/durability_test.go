@@ -10,23 +10,24 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstockmq/penstock/internal/testmqtt"
+	"github.com/penstockmq/penstock/internal/testnode"
 )
 
 // TestWhatANodeKeepsOverAKill looks at everything durable but the load, which package killtest accounts for.
 func TestWhatANodeKeepsOverAKill(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, sections{"limits": "{will_grace: 1s}"})
-	keep := testmqtt.Dial(t, n.mqtt, 5)
+	keep := testmqtt.Dial(t, n.MQTT, 5)
 	keep.MustConnect("keeper", testmqtt.Durable())
 	keep.Subscribe(2, "kept/#", "wills/#")
 	keep.Disconnect()
-	mortal := testmqtt.Dial(t, n.mqtt, 5)
+	mortal := testmqtt.Dial(t, n.MQTT, 5)
 	mortal.MustConnect("mortal", testmqtt.Will("wills/mortal", "gone with the node", 1, true))
-	leaver := testmqtt.Dial(t, n.mqtt, 5)
+	leaver := testmqtt.Dial(t, n.MQTT, 5)
 	leaver.MustConnect("leaver", testmqtt.Will("wills/leaver", "must not come", 1, true))
 	leaver.Disconnect()
 
-	pub := testmqtt.Dial(t, n.mqtt, 5)
+	pub := testmqtt.Dial(t, n.MQTT, 5)
 	pub.MustConnect("pub")
 	publish := func(topic, payload string, retain bool, expiry uint32) {
 		pk := testmqtt.PublishPacket(topic, []byte(payload), 1, 1)
@@ -43,11 +44,11 @@ func TestWhatANodeKeepsOverAKill(t *testing.T) {
 	publish("kept/1", "first", false, 0)
 	publish("kept/2", "expires", false, 1)
 	publish("kept/3", "third", false, 600)
-	n.kill()
+	n.Kill()
 	time.Sleep(1100 * time.Millisecond) // the expiry of messages, which goes on while no node runs
-	n.start()
+	n.Start()
 
-	fresh := testmqtt.Dial(t, n.mqtt, 5)
+	fresh := testmqtt.Dial(t, n.MQTT, 5)
 	fresh.MustConnect("fresh")
 	fresh.Subscribe(1, "state/#")
 	got := fresh.ExpectPublish("state/a", "retained")
@@ -56,7 +57,7 @@ func TestWhatANodeKeepsOverAKill(t *testing.T) {
 	fresh.Ack(packets.Puback, got.PacketID)
 	fresh.Nothing()
 
-	keep = testmqtt.Dial(t, n.mqtt, 5)
+	keep = testmqtt.Dial(t, n.MQTT, 5)
 	require.True(t, keep.MustConnect("keeper", testmqtt.Durable()).SessionPresent)
 	first := keep.ExpectPublish("kept/1", "first")
 	require.Equal(t, []packets.UserProperty{{Key: "k", Val: "v"}}, first.Properties.User)
@@ -74,8 +75,8 @@ func TestBenchAgainstANode(t *testing.T) {
 	n := startNode(t, nil)
 	for _, mode := range []string{"fan-in", "fan-out", "device-to-device", "uplink", "idle", "connect"} {
 		t.Run(mode, func(t *testing.T) {
-			out := runProgram(t, "", program(t), "bench", "--target", n.mqtt, "--mode", mode, "--duration", "300ms",
-				"--warmup", "0s", "--clients", "50", "--pid", fmt.Sprint(n.cmd.Process.Pid), "--json")
+			out := runProgram(t, "", testnode.Program(t), "bench", "--target", n.MQTT, "--mode", mode, "--duration", "300ms",
+				"--warmup", "0s", "--clients", "50", "--pid", fmt.Sprint(n.PID()), "--json")
 			require.Zero(t, out.code, out.stderr)
 			var report struct {
 				Connections struct{ Accepted, Failed int }
@@ -90,8 +91,8 @@ func TestBenchAgainstANode(t *testing.T) {
 			}
 		})
 	}
-	out := runProgram(t, "", program(t), "bench", "--target", address(), "--mode", "idle")
+	out := runProgram(t, "", testnode.Program(t), "bench", "--target", testnode.Address(), "--mode", "idle")
 	require.Equal(t, 1, out.code, out.stderr)
-	out = runProgram(t, "", program(t), "bench", "--target", n.mqtt, "--mode", "nonsense")
+	out = runProgram(t, "", testnode.Program(t), "bench", "--target", n.MQTT, "--mode", "nonsense")
 	require.Equal(t, 2, out.code, out.stderr)
 }

@@ -26,7 +26,7 @@ type healthy struct {
 
 func startHealthy(t testing.TB, n *node) *healthy {
 	t.Helper()
-	h := &healthy{t: t, c: testmqtt.Dial(t, n.mqtt, 5), stop: make(chan struct{})}
+	h := &healthy{t: t, c: testmqtt.Dial(t, n.MQTT, 5), stop: make(chan struct{})}
 	h.c.MustConnect("healthy")
 	h.c.Subscribe(1, "healthy/#")
 	h.done.Go(func() {

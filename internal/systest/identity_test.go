@@ -23,21 +23,22 @@ import (
 	"github.com/penstockmq/penstock/internal/testcert"
 	"github.com/penstockmq/penstock/internal/testenv"
 	"github.com/penstockmq/penstock/internal/testmqtt"
+	"github.com/penstockmq/penstock/internal/testnode"
 )
 
 func TestClientCertificateIsAnIdentity(t *testing.T) {
 	t.Parallel()
 	ca, stranger, dir := testcert.New(t), testcert.New(t), t.TempDir()
 	cert, key := ca.Server(t, dir)
-	mutual := address()
+	mutual := testnode.Address()
 	s := accessSections(t)
 	s["listeners"] = fmt.Sprintf(`[{type: tcp, address: "$MQTT"},
   {type: tls, address: %q, cert: %q, key: %q, client_ca: %q}]`,
 		mutual, cert, key, ca.File)
 	s["acl"] = `{file: "$DIR/acl.yaml"}`
 	n := newNode(t, s)
-	n.file("acl.yaml", `rules: [{allow: all, topics: ["plants/%u/#"]}]`)
-	n.start()
+	n.File("acl.yaml", `rules: [{allow: all, topics: ["plants/%u/#"]}]`)
+	n.Start()
 	n.register("owned-1")
 	dial := func(authority *testcert.CA, cn string) (*testmqtt.Client, error) {
 		nc, err := tls.Dial("tcp", mutual, &tls.Config{
@@ -152,7 +153,7 @@ func TestTokensOfAnotherIssuer(t *testing.T) {
 	_, code := n.connect(t, 5, "jwt-1", "", old)
 	require.EqualValues(t, 0x86, code, "signed by a key that is gone")
 	short.ExpectDisconnect(0xA0)
-	checkSecrets(t, n.log())
+	checkSecrets(t, n.Log())
 }
 
 func TestWebhookDecidesOnLogins(t *testing.T) {
@@ -206,7 +207,7 @@ func TestWebhookDecidesOnLogins(t *testing.T) {
 	_, code := n.connect(t, 5, "web-3", "root", "webhook-password")
 	require.EqualValues(t, 0x87, code, "the webhook may not vouch for an admin")
 	n.mustConnect(t, 5, "web-4", "alice", alicePassword)
-	checkSecrets(t, n.log(), "webhook-password", "webhook-key-2718")
+	checkSecrets(t, n.Log(), "webhook-password", "webhook-key-2718")
 }
 
 func TestRulesOfTheACLFile(t *testing.T) {
@@ -214,7 +215,7 @@ func TestRulesOfTheACLFile(t *testing.T) {
 	s := accessSections(t)
 	s["acl"] = `{file: "$DIR/acl.yaml"}`
 	n := newNode(t, s)
-	n.file("acl.yaml", `
+	n.File("acl.yaml", `
 rules:
   - {deny: all, topics: ["plant/secret/#"]}
   - {allow: subscribe, topics: ["plant/#"], who: {user: bob}}
@@ -224,7 +225,7 @@ rules:
   - {allow: all, topics: ["far/#"], who: {ip: 10.0.0.0/8}}
   - {allow: all, topics: ["admin/#"]}
 `)
-	n.start()
+	n.Start()
 	bob := n.mustConnect(t, 5, "bobs-1", "bob", bobPassword)
 	for topic, want := range map[string]byte{
 		"plant/bob/bobs-1": 0, "plant/bob/other": 0x87, "plant/alice/bobs-1": 0x87, "plant/secret/x": 0x87,
@@ -241,17 +242,17 @@ rules:
 		require.Equal(t, []byte{want}, bob.Subscribe(1, filter), filter)
 	}
 
-	n.file("acl.yaml", `rules: [{allow: publish, topics: ["new/%u"]}]`)
-	n.signal(syscall.SIGHUP)
+	n.File("acl.yaml", `rules: [{allow: publish, topics: ["new/%u"]}]`)
+	n.Signal(syscall.SIGHUP)
 	publish := func(topic string) byte {
 		bob.Publish(topic, "x", 1, 7)
 		return bob.Expect(packets.Puback).ReasonCode
 	}
 	testenv.Eventually(t, patience, "the new rules hold", func() bool { return publish("new/bob") < 0x80 })
 	require.EqualValues(t, 0x87, publish("plant/bob/bobs-1"))
-	n.file("acl.yaml", `rules: [{alow: publish, topics: ["x"]}]`)
-	n.signal(syscall.SIGHUP)
-	testenv.Eventually(t, patience, "the fault is told", func() bool { return containsAll(n.log(), "alow") })
+	n.File("acl.yaml", `rules: [{alow: publish, topics: ["x"]}]`)
+	n.Signal(syscall.SIGHUP)
+	testenv.Eventually(t, patience, "the fault is told", func() bool { return containsAll(n.Log(), "alow") })
 	require.Less(t, publish("new/bob"), byte(0x80), "the last good rules hold")
 }
 
@@ -259,7 +260,7 @@ func TestAddressListsRefuseAndReload(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, nil)
 	admitted := func() bool {
-		c := testmqtt.Dial(t, n.mqtt, 5)
+		c := testmqtt.Dial(t, n.MQTT, 5)
 		if c.TrySend(c.ConnectPacket("from-here")) != nil {
 			return false
 		}
@@ -277,8 +278,8 @@ func TestAddressListsRefuseAndReload(t *testing.T) {
 		{`{allow: ["127.0.0.0/8"], deny: ["127.0.0.1/32"]}`, false},
 		{`{}`, true},
 	} {
-		n.configure(sections{"access": step.access})
-		n.signal(syscall.SIGHUP)
+		n.Configure(sections{"access": step.access})
+		n.Signal(syscall.SIGHUP)
 		testenv.Eventually(t, patience, step.access+" holds", func() bool { return admitted() == step.admits })
 	}
 	require.Positive(t, n.metric("penstock_sockets_refused_total"))

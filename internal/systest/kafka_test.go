@@ -11,6 +11,7 @@ import (
 
 	"github.com/penstockmq/penstock/internal/bench"
 	"github.com/penstockmq/penstock/internal/testenv"
+	"github.com/penstockmq/penstock/internal/testkafka"
 )
 
 // startUplinkNode starts a node whose uplink goes to a topic of Kafka.
@@ -36,7 +37,7 @@ type uplinkLoad struct {
 // startUplinkLoad starts a load of so many messages a second; rate 0 is as fast as they are acknowledged.
 func startUplinkLoad(t testing.TB, n *node, devices int, messages int64, rate float64) *uplinkLoad {
 	t.Helper()
-	cfg := bench.NewConfig(bench.ModeUplink, n.mqtt)
+	cfg := bench.NewConfig(bench.ModeUplink, n.MQTT)
 	cfg.Publishers, cfg.QoS, cfg.Size, cfg.Messages = devices, 1, 100, messages
 	cfg.Inflight, cfg.Warmup, cfg.Rate = 20, 0, rate
 	cfg.Duration, cfg.Drain, cfg.Timeout = 150*time.Second, time.Minute, time.Minute
@@ -77,48 +78,12 @@ type received struct {
 	foreign    int64
 }
 
-// eachRecord reads all partitions of a topic from the beginning to what is their end now.
-func eachRecord(t testing.TB, k *testenv.Kafka, topic string, each func(*sarama.ConsumerMessage)) {
-	t.Helper()
-	cfg := sarama.NewConfig()
-	cfg.Consumer.Fetch.Default = 4 << 20
-	client, err := sarama.NewClient(k.Brokers, cfg)
-	require.NoError(t, err)
-	defer client.Close()
-	partitions, err := client.Partitions(topic)
-	require.NoError(t, err)
-	consumer, err := sarama.NewConsumerFromClient(client)
-	require.NoError(t, err)
-	defer consumer.Close()
-	for _, p := range partitions {
-		end, err := client.GetOffset(topic, p, sarama.OffsetNewest)
-		require.NoError(t, err)
-		if end == 0 {
-			continue
-		}
-		pc, err := consumer.ConsumePartition(topic, p, sarama.OffsetOldest)
-		require.NoError(t, err)
-		for last := int64(-1); last+1 < end; {
-			m := next(t, pc.Messages())
-			last = m.Offset
-			each(m)
-		}
-		require.NoError(t, pc.Close())
-	}
-}
-
-func readRecords(t testing.TB, k *testenv.Kafka, topic string) (records []*sarama.ConsumerMessage) {
-	t.Helper()
-	eachRecord(t, k, topic, func(m *sarama.ConsumerMessage) { records = append(records, m) })
-	return records
-}
-
 // readTopic accounts for the stamps of package bench in a topic: run, device, sequence number. Records were keyed by
 // device, so that all of one device's are in one partition.
 func readTopic(t testing.TB, k *testenv.Kafka, topic string, devices int) *received {
 	t.Helper()
 	r := &received{count: make([][]uint16, devices)}
-	eachRecord(t, k, topic, func(m *sarama.ConsumerMessage) { r.note(m.Value) })
+	testkafka.Each(t, k.Brokers, topic, func(m *sarama.ConsumerMessage) { r.note(m.Value) })
 	return r
 }
 
@@ -181,8 +146,8 @@ func checkTopic(t testing.TB, k *testenv.Kafka, topic string, devices int, messa
 }
 
 func (n *node) awaitDrained() {
-	n.t.Helper()
-	testenv.Eventually(n.t, 2*time.Minute, "the spool has drained", func() bool {
+	n.T.Helper()
+	testenv.Eventually(n.T, 2*time.Minute, "the spool has drained", func() bool {
 		time.Sleep(20 * time.Millisecond)
 		return n.metric("penstock_spool_messages") == 0 && n.metric("penstock_uplink_circuit_state") == 0
 	})

@@ -21,6 +21,7 @@ import (
 	"github.com/penstockmq/penstock/internal/testcert"
 	"github.com/penstockmq/penstock/internal/testenv"
 	"github.com/penstockmq/penstock/internal/testmqtt"
+	"github.com/penstockmq/penstock/internal/testnode"
 )
 
 // TestNodeRunsOnWithoutItsTerminal closes the readers of standard output and of the log before the node writes to them.
@@ -30,21 +31,12 @@ func TestNodeRunsOnWithoutItsTerminal(t *testing.T) {
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
 	require.NoError(t, r.Close())
-	n.cmd = exec.Command(program(t), "serve", "--config", n.config)
-	n.cmd.Stdout, n.cmd.Stderr = w, w
-	n.exited = make(chan struct{})
-	require.NoError(t, n.cmd.Start())
+	cmd := exec.Command(testnode.Program(t), "serve", "--config", n.Config)
+	cmd.Stdout, cmd.Stderr = w, w
+	n.LaunchAs(cmd)
 	require.NoError(t, w.Close())
-	go func() { _ = n.cmd.Wait(); close(n.exited) }()
-	testenv.Eventually(t, patience, "the node is ready", func() bool {
-		select {
-		case <-n.exited:
-			t.Fatalf("the node ended: %v", n.cmd.ProcessState)
-		default:
-		}
-		return n.readiness() == http.StatusOK
-	})
-	testmqtt.Dial(t, n.mqtt, 5).MustConnect("x")
+	n.AwaitReady()
+	testmqtt.Dial(t, n.MQTT, 5).MustConnect("x")
 }
 
 func TestConnectionLimitIsPolite(t *testing.T) {
@@ -52,17 +44,17 @@ func TestConnectionLimitIsPolite(t *testing.T) {
 	n := startNode(t, sections{"limits": "{connections: 20}"})
 	var clients []*testmqtt.Client
 	for i := range 20 {
-		c := testmqtt.Dial(t, n.mqtt, 5)
+		c := testmqtt.Dial(t, n.MQTT, 5)
 		c.MustConnect(fmt.Sprint("in-", i))
 		clients = append(clients, c)
 	}
-	require.EqualValues(t, 0x89, testmqtt.Dial(t, n.mqtt, 5).Connect("out").ReasonCode)
-	require.EqualValues(t, 3, testmqtt.Dial(t, n.mqtt, 4).Connect("out").ReasonCode)
-	testmqtt.Dial(t, n.mqtt, 5).MustConnect("in-0") // who takes over needs no more room
+	require.EqualValues(t, 0x89, testmqtt.Dial(t, n.MQTT, 5).Connect("out").ReasonCode)
+	require.EqualValues(t, 3, testmqtt.Dial(t, n.MQTT, 4).Connect("out").ReasonCode)
+	testmqtt.Dial(t, n.MQTT, 5).MustConnect("in-0") // who takes over needs no more room
 	clients[0].ExpectDisconnect(0x8E)
 	clients[1].Disconnect()
 	testenv.Eventually(t, patience, "there is room again", func() bool {
-		return testmqtt.Dial(t, n.mqtt, 5).Connect("late").ReasonCode == 0
+		return testmqtt.Dial(t, n.MQTT, 5).Connect("late").ReasonCode == 0
 	})
 }
 
@@ -71,19 +63,12 @@ func TestFewFileDescriptors(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, nil)
 	sh := testenv.Need(t, "sh")
-	log, err := os.Create(n.logFile)
-	require.NoError(t, err)
-	defer log.Close()
-	n.cmd = exec.Command(sh, "-c", `ulimit -n 120; exec "$0" serve --config "$1"`, program(t), n.config)
-	n.cmd.Stderr = log
-	n.exited = make(chan struct{})
-	require.NoError(t, n.cmd.Start())
-	go func() { _ = n.cmd.Wait(); close(n.exited) }()
-	testenv.Eventually(t, patience, "the node is ready", func() bool { return n.readiness() == http.StatusOK })
+	n.LaunchAs(exec.Command(sh, "-c", `ulimit -n 120; exec "$0" serve --config "$1"`, testnode.Program(t), n.Config))
+	n.AwaitReady()
 	h := startHealthy(t, n)
 	var sockets []net.Conn
 	for range 300 {
-		nc, err := net.DialTimeout("tcp", n.mqtt, patience) // the kernel accepts what the node cannot
+		nc, err := net.DialTimeout("tcp", n.MQTT, patience) // the kernel accepts what the node cannot
 		if err != nil {
 			break
 		}
@@ -96,7 +81,7 @@ func TestFewFileDescriptors(t *testing.T) {
 	}
 	h.check()
 	testenv.Eventually(t, patience, "new clients come in", func() bool {
-		nc, err := net.Dial("tcp", n.mqtt)
+		nc, err := net.Dial("tcp", n.MQTT)
 		if err != nil {
 			return false
 		}
@@ -109,20 +94,20 @@ func TestFewFileDescriptors(t *testing.T) {
 		return err == nil && ack.ReasonCode == 0
 	})
 	select {
-	case <-n.exited:
+	case <-n.Exited():
 		t.Fatal("the node ended")
 	default:
 	}
-	require.Less(t, len(n.log()), 1_000_000, "the log was flooded")
+	require.Less(t, len(n.Log()), 1_000_000, "the log was flooded")
 }
 
 func TestSilentClientsAreCut(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, nil)
-	watcher := testmqtt.Dial(t, n.mqtt, 5)
+	watcher := testmqtt.Dial(t, n.MQTT, 5)
 	watcher.MustConnect("watcher")
 	watcher.Subscribe(1, "wills")
-	silent := testmqtt.Dial(t, n.mqtt, 5)
+	silent := testmqtt.Dial(t, n.MQTT, 5)
 	began := time.Now()
 	silent.MustConnect("silent", testmqtt.KeepAlive(2), testmqtt.Will("wills", "silent is gone", 1, false))
 	silent.ExpectDisconnect(0x8D)
@@ -140,7 +125,7 @@ func TestPausedNodeCutsNobody(t *testing.T) {
 	stop := make(chan struct{})
 	var pinging sync.WaitGroup
 	for i := range 20 {
-		c := testmqtt.Dial(t, n.mqtt, 5)
+		c := testmqtt.Dial(t, n.MQTT, 5)
 		c.MustConnect(fmt.Sprint("pings-", i), testmqtt.KeepAlive(2))
 		clients = append(clients, c)
 		pinging.Go(func() {
@@ -153,9 +138,9 @@ func TestPausedNodeCutsNobody(t *testing.T) {
 			}
 		})
 	}
-	n.signal(syscall.SIGSTOP)
+	n.Signal(syscall.SIGSTOP)
 	time.Sleep(5 * time.Second) // is the length of the pause
-	n.signal(syscall.SIGCONT)
+	n.Signal(syscall.SIGCONT)
 	for _, c := range clients {
 		for range 16 { // as many as were sent in these seconds
 			c.Expect(packets.Pingresp)
@@ -171,10 +156,10 @@ func TestSharedSubscriptionsOfRealClients(t *testing.T) {
 	const members, messages = 3, 90
 	var subs []*background
 	for i := range members {
-		m := newMosquitto(t, n, n.mqtt, "-V", []string{"mqttv311", "mqttv5"}[i%2])
+		m := newMosquitto(t, n, n.MQTT, "-V", []string{"mqttv311", "mqttv5"}[i%2])
 		subs = append(subs, m.subscribe(fmt.Sprint("worker-", i), "-t", "$share/workers/jobs/#", "-q", "1", "-F", "%p"))
 	}
-	pub := testmqtt.Dial(t, n.mqtt, 5)
+	pub := testmqtt.Dial(t, n.MQTT, 5)
 	pub.MustConnect("boss")
 	for i := range messages {
 		pub.Publish("jobs/x", fmt.Sprintf("job-%03d", i), 1, uint16(i+1))
@@ -183,12 +168,12 @@ func TestSharedSubscriptionsOfRealClients(t *testing.T) {
 	testenv.Eventually(t, patience, "every job came once", func() bool {
 		all := ""
 		for _, s := range subs {
-			all += s.text()
+			all += s.out.String()
 		}
 		return strings.Count(all, "job-") == messages
 	})
 	for _, s := range subs {
-		require.Equal(t, messages/members, strings.Count(s.text(), "job-"), "round robin")
+		require.Equal(t, messages/members, strings.Count(s.out.String(), "job-"), "round robin")
 	}
 }
 
@@ -197,7 +182,7 @@ func TestBadInputOnOtherListeners(t *testing.T) {
 	t.Parallel()
 	ca, dir := testcert.New(t), t.TempDir()
 	cert, key := ca.Server(t, dir)
-	ws, secure, wss := address(), address(), address()
+	ws, secure, wss := testnode.Address(), testnode.Address(), testnode.Address()
 	n := startNode(t, sections{
 		"listeners": fmt.Sprintf(`[{type: tcp, address: "$MQTT"}, {type: ws, address: %q, handshake_timeout: 2s},
   {type: tls, address: %q, cert: %[4]q, key: %[5]q, handshake_timeout: 2s},
@@ -238,8 +223,8 @@ func TestBadInputOnOtherListeners(t *testing.T) {
 		"half a CONNECT in frames":    {ws, false, upgrade + frame(2, "\x10\x0d\x00\x04") + frame(2, "MQTT")},
 		"silence to secure WebSocket": {wss, true, ""},
 		"half an upgrade over TLS":    {wss, true, upgrade[:60]},
-		"silence to HTTP":             {n.http, false, ""},
-		"half a request to HTTP":      {n.http, false, "GET /readyz HTTP/1.1\r\nX: "},
+		"silence to HTTP":             {n.HTTP, false, ""},
+		"half a request to HTTP":      {n.HTTP, false, "GET /readyz HTTP/1.1\r\nX: "},
 	} {
 		all.Go(func() {
 			if err := sendAndAwaitClose(test.address, test.tls, ca, test.say); err != nil {
@@ -248,8 +233,8 @@ func TestBadInputOnOtherListeners(t *testing.T) {
 		})
 	}
 	all.Wait()
-	require.NotContains(t, n.log(), "panic")
-	require.Equal(t, http.StatusOK, n.readiness())
+	require.NotContains(t, n.Log(), "panic")
+	require.Equal(t, http.StatusOK, n.Readiness())
 }
 
 // sendAndAwaitClose sends something and returns nil when the node closes the connection.
@@ -286,7 +271,7 @@ func TestPublishRateSlowsOnlyItsClient(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, sections{"limits": "{publish_rate: 50}"})
 	h := startHealthy(t, n) // is slowed as well, and loses nothing
-	flooder := testmqtt.Dial(t, n.mqtt, 5)
+	flooder := testmqtt.Dial(t, n.MQTT, 5)
 	flooder.MustConnect("flooder")
 	payload := make([]byte, 1000) // some dozens of them fill what is read at once
 	began := time.Now()
@@ -302,6 +287,6 @@ func TestPublishRateSlowsOnlyItsClient(t *testing.T) {
 	}
 	require.Greater(t, time.Since(began), 1500*time.Millisecond, "200 messages at 50 a second, with a burst at first")
 	h.check()
-	require.NoError(t, n.cmd.Process.Signal(syscall.SIGTERM))
-	require.Zero(t, n.exit())
+	n.Signal(syscall.SIGTERM)
+	require.Zero(t, n.Exit())
 }

@@ -39,22 +39,22 @@ func TestLogLinesCannotBeForged(t *testing.T) {
 			s["log"] = fmt.Sprintf("{format: %s, level: debug}", format)
 			n := startNode(t, s)
 			for _, version := range []byte{3, 4, 5} {
-				c := testmqtt.Dial(t, n.mqtt, version)
+				c := testmqtt.Dial(t, n.MQTT, version)
 				_ = c.TrySend(c.ConnectPacket(forged, testmqtt.User(forged, "guess")))
 				_, _ = c.Read(patience) // refused, by whatever code
-				c = testmqtt.Dial(t, n.mqtt, version)
+				c = testmqtt.Dial(t, n.MQTT, version)
 				_ = c.TrySend(c.ConnectPacket("console"+forged, testmqtt.User("alice", alicePassword)))
 				_, _ = c.Read(patience)
 				_ = c.TrySend(testmqtt.PublishPacket("devices/"+forged, []byte(forged), 1, 1))
 				_, _ = c.Read(patience)
 				c.Drop()
 			}
-			n.call(http.MethodPost, "/v1/register", "", registration(forged, "wrong", time.Now()))
-			n.call(http.MethodGet, "/v1/clients/%0A%1B%5B2J", "wrong", nil)
+			n.Call(http.MethodPost, "/v1/register", "", registration(forged, "wrong", time.Now()))
+			n.Call(http.MethodGet, "/v1/clients/%0A%1B%5B2J", "wrong", nil)
 			testenv.Eventually(t, patience, "the refusals are logged", func() bool {
-				return strings.Contains(n.log(), "forged")
+				return strings.Contains(n.Log(), "forged")
 			})
-			checkLogLines(t, format, n.log())
+			checkLogLines(t, format, n.Log())
 		})
 	}
 }

@@ -1,13 +1,12 @@
 package systest
 
 import (
-	"bytes"
 	"fmt"
+	"net"
 	"net/http"
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 
 	"github.com/penstockmq/penstock/internal/testcert"
 	"github.com/penstockmq/penstock/internal/testenv"
+	"github.com/penstockmq/penstock/internal/testnode"
 )
 
 // background is a program that runs while the test goes on.
@@ -22,27 +22,13 @@ type background struct {
 	t    testing.TB
 	cmd  *exec.Cmd
 	done chan struct{}
-	mu   sync.Mutex
-	out  bytes.Buffer
-}
-
-// Write takes what the program prints.
-func (b *background) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.out.Write(p)
-}
-
-func (b *background) text() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.out.String()
+	out  testenv.Log
 }
 
 func startProgram(t testing.TB, name string, args ...string) *background {
 	t.Helper()
 	b := &background{t: t, cmd: exec.Command(name, args...), done: make(chan struct{})}
-	b.cmd.Stdout, b.cmd.Stderr = b, b
+	b.cmd.Stdout, b.cmd.Stderr = &b.out, &b.out
 	require.NoError(t, b.cmd.Start())
 	go func() { _ = b.cmd.Wait(); close(b.done) }()
 	t.Cleanup(b.kill)
@@ -58,9 +44,9 @@ func (b *background) kill() {
 func (b *background) awaitText(parts ...string) {
 	b.t.Helper()
 	deadline := time.Now().Add(patience)
-	for !containsAll(b.text(), parts...) {
+	for !containsAll(b.out.String(), parts...) {
 		if time.Now().After(deadline) {
-			b.t.Fatalf("%s did not print %q; it printed:\n%s", b.cmd.Path, parts, b.text())
+			b.t.Fatalf("%s did not print %q; it printed:\n%s", b.cmd.Path, parts, b.out.String())
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -72,9 +58,9 @@ func (b *background) wait() string {
 	select {
 	case <-b.done:
 	case <-time.After(patience):
-		b.t.Fatalf("%s does not end; it printed:\n%s", b.cmd.Path, b.text())
+		b.t.Fatalf("%s does not end; it printed:\n%s", b.cmd.Path, b.out.String())
 	}
-	return b.text()
+	return b.out.String()
 }
 
 // mosquitto runs mosquitto's clients against one listener.
@@ -87,9 +73,11 @@ type mosquitto struct {
 
 func newMosquitto(t testing.TB, n *node, address string, flags ...string) mosquitto {
 	t.Helper()
+	host, port, err := net.SplitHostPort(address)
+	require.NoError(t, err)
 	return mosquitto{
 		t: t, n: n, pub: testenv.Need(t, "mosquitto_pub"), sub: testenv.Need(t, "mosquitto_sub"),
-		flags: append([]string{"-h", "127.0.0.1", "-p", port(address)}, flags...),
+		flags: append([]string{"-h", host, "-p", port}, flags...),
 	}
 }
 
@@ -125,26 +113,26 @@ type clientInfo struct {
 }
 
 func (n *node) client(id string) (info clientInfo, found bool) {
-	n.t.Helper()
-	a := n.call(http.MethodGet, "/v1/clients/"+id, adminToken, nil)
-	if a.status == http.StatusNotFound {
+	n.T.Helper()
+	a := n.Call(http.MethodGet, "/v1/clients/"+id, adminToken, nil)
+	if a.Status == http.StatusNotFound {
 		return info, false
 	}
-	a.into(n.t, &info)
+	a.Into(n.T, &info)
 	return info, true
 }
 
 func (n *node) awaitSubscribed(id string) {
-	n.t.Helper()
-	testenv.Eventually(n.t, patience, id+" has subscribed", func() bool {
+	n.T.Helper()
+	testenv.Eventually(n.T, patience, id+" has subscribed", func() bool {
 		info, found := n.client(id)
 		return found && info.Connected && len(info.Subscriptions) > 0
 	})
 }
 
 func (n *node) awaitOffline(id string) {
-	n.t.Helper()
-	testenv.Eventually(n.t, patience, id+" is not connected", func() bool {
+	n.T.Helper()
+	testenv.Eventually(n.T, patience, id+" is not connected", func() bool {
 		info, found := n.client(id)
 		return !found || !info.Connected
 	})
@@ -154,7 +142,7 @@ func TestMosquittoClients(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, nil)
 	for _, version := range []string{"mqttv31", "mqttv311", "mqttv5"} {
-		m := newMosquitto(t, n, n.mqtt, "-V", version)
+		m := newMosquitto(t, n, n.MQTT, "-V", version)
 		for qos := range 3 {
 			t.Run(fmt.Sprintf("%s QoS %d", version, qos), func(t *testing.T) {
 				topic := fmt.Sprintf("round/%s/%d", version, qos)
@@ -215,7 +203,7 @@ func TestMosquittoOverTLS(t *testing.T) {
 	ca, dir := testcert.New(t), t.TempDir()
 	cert, key := ca.Server(t, dir)
 	clientCert, clientKey := ca.ClientFiles(t, dir, "pump-7")
-	plain, mutual := address(), address()
+	plain, mutual := testnode.Address(), testnode.Address()
 	n := startNode(t, sections{
 		"listeners": fmt.Sprintf(`[{type: tcp, address: "$MQTT"}, {type: tls, address: %q, cert: %q, key: %q},
   {type: tls, name: mtls, address: %q, cert: %q, key: %q, client_ca: %q}]`,

@@ -12,6 +12,7 @@ import (
 
 	"github.com/penstockmq/penstock/internal/testcert"
 	"github.com/penstockmq/penstock/internal/testenv"
+	"github.com/penstockmq/penstock/internal/testnode"
 )
 
 // roundTripJS connects two clients to argv[1] with the protocol version argv[2], sends a message at each QoS and a
@@ -56,10 +57,10 @@ func TestMQTTJSOverWebSocket(t *testing.T) {
 	}
 	ca, dir := testcert.New(t), t.TempDir()
 	cert, key := ca.Server(t, dir)
-	ws, wss := address(), address()
+	ws, wss := testnode.Address(), testnode.Address()
 	n := startNode(t, sections{"listeners": fmt.Sprintf(
 		`[{type: ws, address: %q}, {type: wss, address: %q, path: /secure, cert: %q, key: %q}]`, ws, wss, cert, key)})
-	script := n.file("roundtrip.js", roundTripJS)
+	script := n.File("roundtrip.js", roundTripJS)
 	for _, url := range []string{"ws://" + ws + "/mqtt", "wss://" + wss + "/secure"} {
 		for _, version := range []string{"4", "5"} {
 			t.Run(fmt.Sprintf("%.3s protocol %s", url, version), func(t *testing.T) {

@@ -16,28 +16,29 @@ import (
 
 	"github.com/penstockmq/penstock/internal/testenv"
 	"github.com/penstockmq/penstock/internal/testmqtt"
+	"github.com/penstockmq/penstock/internal/testnode"
 )
 
 func TestGracefulStop(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, sections{"node": `{name: n1, data: "$DIR/data", sys_interval: 0s, stop_timeout: 20s}`})
-	durable := testmqtt.Dial(t, n.mqtt, 5)
+	durable := testmqtt.Dial(t, n.MQTT, 5)
 	durable.MustConnect("durable", testmqtt.Durable())
 	durable.Subscribe(1, "kept/#")
-	three := testmqtt.Dial(t, n.mqtt, 4)
+	three := testmqtt.Dial(t, n.MQTT, 4)
 	three.MustConnect("three")
-	pub := testmqtt.Dial(t, n.mqtt, 5)
+	pub := testmqtt.Dial(t, n.MQTT, 5)
 	pub.MustConnect("pub")
 	for i := range 10 {
 		pub.Publish("kept/x", fmt.Sprint(i), 1, uint16(i+1))
 		require.Less(t, pub.Expect(packets.Puback).ReasonCode, byte(0x80))
 	}
-	require.Equal(t, http.StatusOK, n.readiness())
+	require.Equal(t, http.StatusOK, n.Readiness())
 
 	unready := make(chan time.Time, 1)
 	go func() {
 		for {
-			if status := n.readiness(); status == http.StatusServiceUnavailable {
+			if status := n.Readiness(); status == http.StatusServiceUnavailable {
 				unready <- time.Now()
 				return
 			} else if status == 0 {
@@ -47,7 +48,7 @@ func TestGracefulStop(t *testing.T) {
 		}
 	}()
 	began := time.Now()
-	n.signal(syscall.SIGTERM)
+	n.Signal(syscall.SIGTERM)
 	durableEnd := make(chan packets.Packet, 1)
 	go func() { durableEnd <- pub.ExpectClosed() }()
 	last := next(t, durableEnd)
@@ -58,13 +59,13 @@ func TestGracefulStop(t *testing.T) {
 	three.ExpectClosed()
 	at, ok := <-unready
 	require.True(t, ok, "readiness never turned 503")
-	require.Zero(t, n.exit())
+	require.Zero(t, n.Exit())
 	t.Logf("503 after %v, clients told after %v, ended after %v", at.Sub(began).Round(time.Millisecond),
 		told.Sub(began).Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 	require.Less(t, time.Since(began), 20*time.Second)
 
-	n.start()
-	again := testmqtt.Dial(t, n.mqtt, 5)
+	n.Start()
+	again := testmqtt.Dial(t, n.MQTT, 5)
 	require.True(t, again.MustConnect("durable", testmqtt.Durable()).SessionPresent)
 	for i := range 10 {
 		require.Equal(t, fmt.Sprint(i), string(again.Expect(packets.Publish).Payload))
@@ -76,13 +77,13 @@ func TestStopWithinItsBudget(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, sections{
 		"node":   `{name: n1, data: "$DIR/data", sys_interval: 0s, stop_timeout: 3s}`,
-		"kafka":  fmt.Sprintf("{brokers: [%q]}", address()),
+		"kafka":  fmt.Sprintf("{brokers: [%q]}", testnode.Address()),
 		"uplink": `{routes: [{filter: "up/#"}]}`,
 	})
-	stalled := testmqtt.Dial(t, n.mqtt, 5)
+	stalled := testmqtt.Dial(t, n.MQTT, 5)
 	stalled.MustConnect("stalled")
 	stalled.Subscribe(0, "flood")
-	pub := testmqtt.Dial(t, n.mqtt, 5)
+	pub := testmqtt.Dial(t, n.MQTT, 5)
 	pub.MustConnect("pub")
 	for range 200 {
 		pub.Publish("flood", strings.Repeat("x", 100_000), 0, 0)
@@ -90,8 +91,8 @@ func TestStopWithinItsBudget(t *testing.T) {
 	pub.Publish("up/x", "spooled", 1, 1)
 	require.Less(t, pub.Expect(packets.Puback).ReasonCode, byte(0x80))
 	began := time.Now()
-	n.signal(syscall.SIGTERM)
-	require.Zero(t, n.exit())
+	n.Signal(syscall.SIGTERM)
+	require.Zero(t, n.Exit())
 	t.Logf("ended after %v", time.Since(began).Round(time.Millisecond))
 	require.Less(t, time.Since(began), 15*time.Second, "the budget is 3s")
 }
@@ -99,9 +100,9 @@ func TestStopWithinItsBudget(t *testing.T) {
 // faultyStart starts a node that cannot start, and returns its exit code and its last line.
 func faultyStart(t *testing.T, n *node) (code int, message string) {
 	t.Helper()
-	n.launch()
-	code = n.exit()
-	lines := strings.Split(strings.TrimSpace(n.log()), "\n")
+	n.Launch()
+	code = n.Exit()
+	lines := strings.Split(strings.TrimSpace(n.Log()), "\n")
 	for _, l := range lines {
 		require.NotContains(t, l, "goroutine ", "a panic")
 	}
@@ -112,52 +113,52 @@ func TestFaultyStartsSayWhy(t *testing.T) {
 	t.Parallel()
 	t.Run("MQTT port is taken", func(t *testing.T) {
 		n := newNode(t, nil)
-		l, err := net.Listen("tcp", n.mqtt)
+		l, err := net.Listen("tcp", n.MQTT)
 		require.NoError(t, err)
 		defer l.Close()
 		code, message := faultyStart(t, n)
 		require.Equal(t, 1, code)
-		require.Contains(t, message, n.mqtt)
+		require.Contains(t, message, n.MQTT)
 		require.Contains(t, message, "address already in use")
 	})
 	t.Run("HTTP port is taken", func(t *testing.T) {
 		n := newNode(t, nil)
-		l, err := net.Listen("tcp", n.http)
+		l, err := net.Listen("tcp", n.HTTP)
 		require.NoError(t, err)
 		defer l.Close()
 		code, message := faultyStart(t, n)
 		require.Equal(t, 1, code)
-		require.Contains(t, message, n.http)
+		require.Contains(t, message, n.HTTP)
 	})
 	t.Run("data folder is in use", func(t *testing.T) {
 		first := startNode(t, nil)
-		second := newNode(t, sections{"node": fmt.Sprintf("{data: %q}", first.data)})
+		second := newNode(t, sections{"node": fmt.Sprintf("{data: %q}", first.Data)})
 		code, message := faultyStart(t, second)
 		require.Equal(t, 1, code)
-		require.Contains(t, message, first.data)
+		require.Contains(t, message, first.Data)
 		require.Contains(t, message, "use")
-		require.Equal(t, http.StatusOK, first.readiness())
+		require.Equal(t, http.StatusOK, first.Readiness())
 	})
 	t.Run("data folder is a file", func(t *testing.T) {
 		n := newNode(t, nil)
-		n.file("data", "not a folder")
+		n.File("data", "not a folder")
 		code, message := faultyStart(t, n)
 		require.Equal(t, 1, code)
-		require.Contains(t, message, n.data)
+		require.Contains(t, message, n.Data)
 	})
 	t.Run("data folder is not writable", func(t *testing.T) {
 		n := newNode(t, nil)
-		n.configure(sections{"node": `{data: "/proc/penstock"}`}) // where even root may not write
+		n.Configure(sections{"node": `{data: "/proc/penstock"}`}) // where even root may not write
 		code, message := faultyStart(t, n)
 		require.Equal(t, 1, code)
 		require.Contains(t, message, "/proc/penstock")
 	})
 	t.Run("ACL file with faults", func(t *testing.T) {
 		n := newNode(t, sections{"acl": `{file: "$DIR/acl.yaml"}`})
-		n.file("acl.yaml", `rules: [{alow: all, topics: ["#"]}]`)
+		n.File("acl.yaml", `rules: [{alow: all, topics: ["#"]}]`)
 		code, message := faultyStart(t, n)
 		require.NotZero(t, code)
-		require.Contains(t, n.log(), "alow")
+		require.Contains(t, n.Log(), "alow")
 		require.NotEmpty(t, message)
 	})
 }
@@ -173,7 +174,7 @@ func TestBadConfigurationIsReportedWhole(t *testing.T) {
 		"uplink":    `{routes: [{filter: "a/#/b"}]}`,
 	})
 	for _, args := range [][]string{{"serve", "--config"}, {"config", "check", "--config"}} {
-		out := runProgram(t, "", program(t), append(args, n.config)...)
+		out := runProgram(t, "", testnode.Program(t), append(args, n.Config)...)
 		require.Equal(t, 2, out.code, out.stderr)
 		for _, key := range []string{"node.name", "node.colour", "listeners[0].address", "listeners[1]", "limits.packet_size",
 			"limits.inflight", "log.level", "auth.users", "uplink.routes[0].filter"} {
@@ -182,8 +183,8 @@ func TestBadConfigurationIsReportedWhole(t *testing.T) {
 		require.NotContains(t, out.stderr, "secret-in-plain-text")
 		require.NotContains(t, out.stderr, "goroutine ")
 	}
-	require.NoDirExists(t, n.data)
-	out := runProgram(t, "", program(t), "serve", "--config", filepath.Join(n.dir, "missing.yaml"))
+	require.NoDirExists(t, n.Data)
+	out := runProgram(t, "", testnode.Program(t), "serve", "--config", filepath.Join(n.Dir, "missing.yaml"))
 	require.Equal(t, 2, out.code, out.stderr)
 	require.Contains(t, out.stderr, "missing.yaml")
 }
@@ -221,22 +222,22 @@ func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	disk := tinyDisk(t, "64m")
 	n := newNode(t, nil)
-	n.configure(sections{
+	n.Configure(sections{
 		"node":   fmt.Sprintf("{data: %q, sys_interval: 0s}", filepath.Join(disk, "data")),
 		"uplink": `{routes: [{filter: "up/#"}]}`,
 		"spool":  `{max_bytes: 1MiB}`,
 		"limits": `{queue: 1000000, queue_bytes: 1GiB}`,
 		"auth":   fmt.Sprintf(`{anonymous: true, products: [{key: pump, secret: %q}]}`, productSecret),
 	})
-	n.start()
-	keeper := testmqtt.Dial(t, n.mqtt, 5)
+	n.Start()
+	keeper := testmqtt.Dial(t, n.MQTT, 5)
 	keeper.MustConnect("keeper", testmqtt.Durable())
 	keeper.Subscribe(1, "kept/#")
 	keeper.Disconnect()
 	n.awaitOffline("keeper")
-	pub := testmqtt.Dial(t, n.mqtt, 5)
+	pub := testmqtt.Dial(t, n.MQTT, 5)
 	pub.MustConnect("pub")
-	live := testmqtt.Dial(t, n.mqtt, 5)
+	live := testmqtt.Dial(t, n.MQTT, 5)
 	live.MustConnect("live")
 	live.Subscribe(0, "live")
 
@@ -271,9 +272,9 @@ func TestFullDisk(t *testing.T) {
 	// What needs no disk goes on.
 	pub.Publish("live", "still", 0, 0)
 	live.ExpectPublish("live", "still")
-	require.NotZero(t, n.readiness())
+	require.NotZero(t, n.Readiness())
 	select {
-	case <-n.exited:
+	case <-n.Exited():
 		t.Fatal("the process ended")
 	default:
 	}
@@ -286,38 +287,38 @@ func TestFullDisk(t *testing.T) {
 		})
 	}
 	checkKept(t, n, accepted)
-	n.kill()
-	n.start()
+	n.Kill()
+	n.Start()
 	checkKept(t, n, accepted)
 	for _, path := range append(commands, devices...) {
-		require.Equal(t, http.StatusOK, n.call(http.MethodGet, path, adminToken, nil).status,
+		require.Equal(t, http.StatusOK, n.Call(http.MethodGet, path, adminToken, nil).Status,
 			"%s was accepted and is lost", path)
 	}
 	n.issue(command("x", []string{"y"}))
 	n.register("room-again")
-	n.kill() // before its disk goes
+	n.Kill() // before its disk goes
 }
 
 // fullDiskHTTP issues commands and registers devices on a full disk. It returns the paths of what was accepted; the rest
 // must have been refused with 503.
 func fullDiskHTTP(n *node) (commands, devices []string) {
-	n.t.Helper()
+	n.T.Helper()
 	for i := range 20 {
 		id := fmt.Sprintf("full-%d", i)
-		a := n.call(http.MethodPost, "/v1/commands", adminToken, command("x", []string{"y"}, "id", id))
-		if a.status == http.StatusAccepted {
+		a := n.Call(http.MethodPost, "/v1/commands", adminToken, command("x", []string{"y"}, "id", id))
+		if a.Status == http.StatusAccepted {
 			commands = append(commands, "/v1/commands/"+id)
 		} else {
-			require.Equal(n.t, http.StatusServiceUnavailable, a.status, string(a.body))
+			require.Equal(n.T, http.StatusServiceUnavailable, a.Status, string(a.Body))
 		}
-		a = n.call(http.MethodPost, "/v1/register", "", registration(id, productSecret, time.Now()))
-		if a.status == http.StatusOK {
+		a = n.Call(http.MethodPost, "/v1/register", "", registration(id, productSecret, time.Now()))
+		if a.Status == http.StatusOK {
 			devices = append(devices, "/v1/devices/"+id)
 		} else {
-			require.Equal(n.t, http.StatusServiceUnavailable, a.status, string(a.body))
+			require.Equal(n.T, http.StatusServiceUnavailable, a.Status, string(a.Body))
 		}
 	}
-	n.t.Logf("on the full disk, %d commands and %d registrations were accepted, of 20 each", len(commands), len(devices))
+	n.T.Logf("on the full disk, %d commands and %d registrations were accepted, of 20 each", len(commands), len(devices))
 	return commands, devices
 }
 
@@ -325,7 +326,7 @@ func fullDiskHTTP(n *node) (commands, devices []string) {
 // there, in order; refused messages may be there as well.
 func checkKept(t *testing.T, n *node, accepted []string) {
 	t.Helper()
-	keeper := testmqtt.Dial(t, n.mqtt, 5)
+	keeper := testmqtt.Dial(t, n.MQTT, 5)
 	connect := keeper.ConnectPacket("keeper", testmqtt.Durable())
 	connect.Properties.ReceiveMaximum = 65_535
 	keeper.Send(connect)

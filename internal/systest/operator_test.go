@@ -13,6 +13,7 @@ import (
 
 	"github.com/penstockmq/penstock/internal/testenv"
 	"github.com/penstockmq/penstock/internal/testmqtt"
+	"github.com/penstockmq/penstock/internal/testnode"
 )
 
 // suggestions are the commands that a start-up ends with.
@@ -32,11 +33,11 @@ func TestDemoDoesWhatItSays(t *testing.T) {
 	sh := testenv.Need(t, "sh")
 	testenv.Need(t, "curl")
 	testenv.Need(t, "mosquitto_sub")
-	demo := startProgram(t, "env", fmt.Sprintf(`PENSTOCK_LISTENERS=[{type: tcp, address: "%s"}]`, address()),
-		"PENSTOCK_HTTP_ADDRESS="+address(), program(t), "serve", "--demo")
+	demo := startProgram(t, "env", fmt.Sprintf(`PENSTOCK_LISTENERS=[{type: tcp, address: "%s"}]`, testnode.Address()),
+		"PENSTOCK_HTTP_ADDRESS="+testnode.Address(), testnode.Program(t), "serve", "--demo")
 	demo.awaitText("What to type next", "clients list")
-	typed := suggestions(demo.text())
-	require.GreaterOrEqual(t, len(typed), 4, demo.text())
+	typed := suggestions(demo.out.String())
+	require.GreaterOrEqual(t, len(typed), 4, demo.out.String())
 	for _, line := range typed {
 		t.Run(strings.Fields(line)[0], func(t *testing.T) {
 			if strings.HasPrefix(line, "mosquitto_sub") {
@@ -67,9 +68,9 @@ func TestGreetingOfAConfiguredNode(t *testing.T) {
 	sh := testenv.Need(t, "sh")
 	testenv.Need(t, "curl")
 	n := newNode(t, nil)
-	b := startProgram(t, program(t), "serve", "--config", n.config)
+	b := startProgram(t, testnode.Program(t), "serve", "--config", n.Config)
 	b.awaitText("What to type next", "clients list")
-	for _, line := range suggestions(b.text()) {
+	for _, line := range suggestions(b.out.String()) {
 		if strings.HasPrefix(line, "mosquitto_") {
 			continue // has placeholders
 		}
@@ -77,7 +78,7 @@ func TestGreetingOfAConfiguredNode(t *testing.T) {
 		require.Zero(t, out.code, "%s: %s%s", line, out.stdout, out.stderr)
 		require.NotContains(t, out.stdout, "Unauthorized", line)
 	}
-	checkSecrets(t, b.text())
+	checkSecrets(t, b.out.String())
 }
 
 func TestOperatorLooksAtANode(t *testing.T) {
@@ -103,7 +104,7 @@ func TestOperatorLooksAtANode(t *testing.T) {
 	require.Contains(t, out.stdout, "devices/pump-1/commands/+")
 	checkSecrets(t, out.stdout, token)
 	out = n.penstock("", "nodes")
-	require.Contains(t, out.stdout, "mqtt://"+n.mqtt)
+	require.Contains(t, out.stdout, "mqtt://"+n.MQTT)
 	out = n.penstock("", "clients", "kick", "pump-1")
 	require.Zero(t, out.code, out.stderr)
 	c.ExpectDisconnect(0x98)
@@ -115,64 +116,64 @@ func TestOperatorLooksAtANode(t *testing.T) {
 	n.mustConnect(t, 5, "pump-2", "", issued)
 	require.NotZero(t, n.penstock("", "token", "issue", "pump/2").code)
 
-	config := n.call(http.MethodGet, "/v1/config", adminToken, nil)
-	require.Equal(t, http.StatusOK, config.status)
-	checkSecrets(t, string(config.body), "$argon2id$")
-	printed := runProgram(t, "", program(t), "config", "print", "--config", n.config)
+	config := n.Call(http.MethodGet, "/v1/config", adminToken, nil)
+	require.Equal(t, http.StatusOK, config.Status)
+	checkSecrets(t, string(config.Body), "$argon2id$")
+	printed := runProgram(t, "", testnode.Program(t), "config", "print", "--config", n.Config)
 	require.Zero(t, printed.code, printed.stderr)
 	checkSecrets(t, printed.stdout, "$argon2id$")
 
-	require.Equal(t, http.StatusUnauthorized, n.call(http.MethodGet, "/debug/pprof/", "", nil).status)
-	require.Equal(t, http.StatusUnauthorized, n.call(http.MethodGet, "/debug/pprof/", token, nil).status)
-	require.Equal(t, http.StatusOK, n.call(http.MethodGet, "/debug/pprof/goroutine?debug=1", adminToken, nil).status)
-	require.Equal(t, http.StatusOK, n.call(http.MethodGet, "/healthz", "", nil).status)
-	openapi := n.call(http.MethodGet, "/openapi.json", "", nil)
-	require.True(t, json.Valid(openapi.body))
+	require.Equal(t, http.StatusUnauthorized, n.Call(http.MethodGet, "/debug/pprof/", "", nil).Status)
+	require.Equal(t, http.StatusUnauthorized, n.Call(http.MethodGet, "/debug/pprof/", token, nil).Status)
+	require.Equal(t, http.StatusOK, n.Call(http.MethodGet, "/debug/pprof/goroutine?debug=1", adminToken, nil).Status)
+	require.Equal(t, http.StatusOK, n.Call(http.MethodGet, "/healthz", "", nil).Status)
+	openapi := n.Call(http.MethodGet, "/openapi.json", "", nil)
+	require.True(t, json.Valid(openapi.Body))
 	for _, path := range []string{"/v1/register", "/v1/commands", "/v1/clients/{id}", "/v1/token/refresh", "/v1/nodes"} {
-		require.Contains(t, string(openapi.body), path)
+		require.Contains(t, string(openapi.Body), path)
 	}
 	for _, path := range []string{"/v1/clients", "/v1/config", "/v1/cluster", "/v1/bans", "/v1/commands",
 		"/v1/devices/pump-1", "/v1/uplink/tail"} {
-		require.Equal(t, http.StatusUnauthorized, n.call(http.MethodGet, path, "", nil).status, path)
+		require.Equal(t, http.StatusUnauthorized, n.Call(http.MethodGet, path, "", nil).Status, path)
 	}
 
-	m := newMosquitto(t, n, n.mqtt, "-u", "alice", "-P", alicePassword)
+	m := newMosquitto(t, n, n.MQTT, "-u", "alice", "-P", alicePassword)
 	sys := m.subscribe("dashboard", "-t", "$SYS/broker/#", "-v")
 	sys.awaitText("$SYS/broker/version penstock", "$SYS/broker/clients/connected", "$SYS/broker/uptime",
 		"$SYS/broker/load/bytes/received/1min")
-	checkSecrets(t, n.log(), token)
+	checkSecrets(t, n.Log(), token)
 }
 
 // TestKeysComeFromTheEnvironmentToo starts a node whose data folder, name and admin token are in the environment.
 func TestKeysComeFromTheEnvironmentToo(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, nil)
-	n.configure(sections{"http": fmt.Sprintf("{address: %q}", n.http)})
-	n.env = []string{"PENSTOCK_NODE_NAME=from-env", "PENSTOCK_HTTP_ADMIN_TOKEN=" + adminToken,
+	n.Configure(sections{"http": fmt.Sprintf("{address: %q}", n.HTTP)})
+	n.Env = []string{"PENSTOCK_NODE_NAME=from-env", "PENSTOCK_HTTP_ADMIN_TOKEN=" + adminToken,
 		"PENSTOCK_AUTH_ANONYMOUS=false"}
-	n.start()
-	a := n.call(http.MethodGet, "/v1/cluster", adminToken, nil)
-	require.Equal(t, http.StatusOK, a.status, string(a.body))
-	require.Contains(t, string(a.body), `"from-env"`)
-	require.NotZero(t, testmqtt.Dial(t, n.mqtt, 5).Connect("anyone").ReasonCode)
+	n.Start()
+	a := n.Call(http.MethodGet, "/v1/cluster", adminToken, nil)
+	require.Equal(t, http.StatusOK, a.Status, string(a.Body))
+	require.Contains(t, string(a.Body), `"from-env"`)
+	require.NotZero(t, testmqtt.Dial(t, n.MQTT, 5).Connect("anyone").ReasonCode)
 }
 
 // TestGeneratedAdminToken starts a node without an admin token: it makes one, and keeps it where only its owner reads.
 func TestGeneratedAdminToken(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, nil)
-	n.configure(sections{"http": fmt.Sprintf("{address: %q}", n.http)})
-	n.start()
-	file := n.data + "/admin-token"
+	n.Configure(sections{"http": fmt.Sprintf("{address: %q}", n.HTTP)})
+	n.Start()
+	file := n.Data + "/admin-token"
 	info, err := os.Stat(file)
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 	text, err := os.ReadFile(file)
 	require.NoError(t, err)
 	token := strings.TrimSpace(string(text))
-	require.Equal(t, http.StatusOK, n.call(http.MethodGet, "/v1/cluster", token, nil).status)
-	require.NotContains(t, n.log(), token)
-	n.kill()
-	n.start()
-	require.Equal(t, http.StatusOK, n.call(http.MethodGet, "/v1/cluster", token, nil).status, "it stays the same")
+	require.Equal(t, http.StatusOK, n.Call(http.MethodGet, "/v1/cluster", token, nil).Status)
+	require.NotContains(t, n.Log(), token)
+	n.Kill()
+	n.Start()
+	require.Equal(t, http.StatusOK, n.Call(http.MethodGet, "/v1/cluster", token, nil).Status, "it stays the same")
 }

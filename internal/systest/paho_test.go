@@ -29,7 +29,7 @@ func timely(t testing.TB) context.Context {
 func dialPaho(t testing.TB, n *node, connect *paho.Connect, change func(*paho.ClientConfig)) (
 	*paho.Client, <-chan *paho.Publish, *paho.Connack) {
 	t.Helper()
-	conn, err := net.Dial("tcp", n.mqtt)
+	conn, err := net.Dial("tcp", n.MQTT)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	got := make(chan *paho.Publish, 1000)
@@ -213,7 +213,7 @@ func autopahoReconnects(t *testing.T, n *node) {
 	sub, got, _ := dialPaho(t, n, &paho.Connect{ClientID: "auto-sub", CleanStart: true}, nil)
 	_, err := sub.Subscribe(timely(t), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "auto", QoS: 1}}})
 	require.NoError(t, err)
-	server, err := url.Parse("mqtt://" + n.mqtt)
+	server, err := url.Parse("mqtt://" + n.MQTT)
 	require.NoError(t, err)
 	ups := make(chan bool, 10)
 	ctx := timely(t)
@@ -243,7 +243,7 @@ func dialMQTT3(t testing.TB, n *node, id string, clean bool, change func(*mqtt3.
 	mqtt3.Client, <-chan mqtt3.Message) {
 	t.Helper()
 	got := make(chan mqtt3.Message, 1000)
-	o := mqtt3.NewClientOptions().AddBroker("tcp://" + n.mqtt).SetClientID(id).SetCleanSession(clean).
+	o := mqtt3.NewClientOptions().AddBroker("tcp://" + n.MQTT).SetClientID(id).SetCleanSession(clean).
 		SetProtocolVersion(4).SetAutoReconnect(false).SetConnectTimeout(patience).
 		SetDefaultPublishHandler(func(_ mqtt3.Client, m mqtt3.Message) { got <- m })
 	if change != nil {

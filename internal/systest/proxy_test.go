@@ -16,11 +16,12 @@ import (
 	"github.com/penstockmq/penstock/internal/testcert"
 	"github.com/penstockmq/penstock/internal/testenv"
 	"github.com/penstockmq/penstock/internal/testmqtt"
+	"github.com/penstockmq/penstock/internal/testnode"
 )
 
 func TestProxyProtocolShowsTheRealAddress(t *testing.T) {
 	t.Parallel()
-	v1, v2, strangers := address(), address(), address()
+	v1, v2, strangers := testnode.Address(), testnode.Address(), testnode.Address()
 	n := startNode(t, sections{
 		"listeners": fmt.Sprintf(`[{type: tcp, address: "$MQTT"},
   {type: tcp, name: v1, address: %q, proxy_protocol: v1, proxy_from: ["127.0.0.0/8"]},
@@ -83,7 +84,7 @@ func TestCertificatesReloadWhileClientsStay(t *testing.T) {
 	t.Parallel()
 	ca, dir := testcert.New(t), t.TempDir()
 	cert, key := ca.Server(t, dir)
-	secure := address()
+	secure := testnode.Address()
 	n := startNode(t, sections{"listeners": fmt.Sprintf(`[{type: tls, address: %q, cert: %q, key: %q}]`, secure, cert, key)})
 	dial := func() (net.Conn, string) {
 		nc, err := tls.Dial("tcp", secure, &tls.Config{RootCAs: ca.Pool()})
@@ -105,18 +106,18 @@ func TestCertificatesReloadWhileClientsStay(t *testing.T) {
 	testenv.Eventually(t, patience, "the new certificate is served, by itself", func() bool { return probe() != serial })
 	serial = probe()
 	ca.Server(t, dir)
-	n.signal(syscall.SIGHUP)
+	n.Signal(syscall.SIGHUP)
 	testenv.Eventually(t, patience, "the new certificate is served, after SIGHUP", func() bool { return probe() != serial })
 	serial = probe()
 
 	require.NoError(t, os.WriteFile(cert, []byte("half-written"), 0o600))
-	n.signal(syscall.SIGHUP)
+	n.Signal(syscall.SIGHUP)
 	testenv.Eventually(t, patience, "the fault is reported", func() bool {
-		return strings.Contains(n.log(), "reload certificates")
+		return strings.Contains(n.Log(), "reload certificates")
 	})
 	require.Equal(t, serial, probe(), "the last good certificate stays")
 
 	stays.Publish("stays", "still here", 0, 0)
 	stays.ExpectPublish("stays", "still here")
-	require.Equal(t, http.StatusOK, n.readiness())
+	require.Equal(t, http.StatusOK, n.Readiness())
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/penstockmq/penstock/internal/testcert"
 	"github.com/penstockmq/penstock/internal/testmqtt"
+	"github.com/penstockmq/penstock/internal/testnode"
 )
 
 // sendSizes sends and gets back publishes of many sizes, on a connection for each size.
@@ -111,7 +112,7 @@ func TestPacketsOfAnySizeOverTLSAndWebSocket(t *testing.T) {
 	t.Parallel()
 	ca, dir := testcert.New(t), t.TempDir()
 	cert, key := ca.Server(t, dir)
-	ws, secure := address(), address()
+	ws, secure := testnode.Address(), testnode.Address()
 	startNode(t, sections{"listeners": fmt.Sprintf(
 		`[{type: ws, address: %q}, {type: tls, address: %q, cert: %q, key: %q}]`, ws, secure, cert, key)})
 	t.Run("TLS", func(t *testing.T) {

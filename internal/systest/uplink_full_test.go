@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstockmq/penstock/internal/testenv"
+	"github.com/penstockmq/penstock/internal/testkafka"
 	"github.com/penstockmq/penstock/internal/testmqtt"
 )
 
@@ -25,7 +26,7 @@ func uplinkThroughFullSpool(t *testing.T, k *testenv.Kafka) {
 		"spool":  `{max_bytes: 1MiB}`,
 	})
 	k.Stop()
-	n.start()
+	n.Start()
 	p := startCounting(t, n)
 	var code byte
 	for code < 0x80 && p.sent < 10_000 {
@@ -33,7 +34,7 @@ func uplinkThroughFullSpool(t *testing.T, k *testenv.Kafka) {
 	}
 	require.EqualValues(t, 0x97, code, "after %d messages of 4 kB", p.sent)
 	require.Greater(t, len(p.accepted), 100)
-	three := testmqtt.Dial(t, n.mqtt, 4)
+	three := testmqtt.Dial(t, n.MQTT, 4)
 	three.MustConnect("pump-2")
 	three.Publish("devices/pump-2/up/x", strings.Repeat("x", 4000), 1, 1)
 	require.NotEqual(t, byte(packets.Puback), three.ExpectClosed().FixedHeader.Type, "MQTT 3 was told that it is safe")
@@ -54,7 +55,7 @@ type counting struct {
 
 func startCounting(t testing.TB, n *node) *counting {
 	t.Helper()
-	p := &counting{t: t, c: testmqtt.Dial(t, n.mqtt, 5)}
+	p := &counting{t: t, c: testmqtt.Dial(t, n.MQTT, 5)}
 	p.c.MustConnect("pump-1")
 	return p
 }
@@ -85,7 +86,7 @@ func (p *counting) check(k *testenv.Kafka, topic string) {
 	p.t.Helper()
 	seen := map[string]bool{}
 	var got []string
-	for _, r := range readRecords(p.t, k, topic) {
+	for _, r := range testkafka.All(p.t, k.Brokers, topic) {
 		if payload := string(r.Value[:6]); string(r.Key) == "pump-1" && !seen[payload] {
 			seen[payload] = true
 			got = append(got, payload)
@@ -101,12 +102,12 @@ func (p *counting) check(k *testenv.Kafka, topic string) {
 func uplinkThroughFullDisk(t *testing.T, k *testenv.Kafka) {
 	disk := tinyDisk(t, "64m")
 	n := newNode(t, nil)
-	n.configure(sections{
+	n.Configure(sections{
 		"node":   fmt.Sprintf("{data: %q, sys_interval: 0s}", filepath.Join(disk, "data")),
 		"kafka":  fmt.Sprintf(`{brokers: [%q], ack_timeout: 1s, dial_timeout: 1s}`, k.Brokers[0]),
 		"uplink": `{routes: [{filter: "devices/+/up/#", topic: disk}]}`,
 	})
-	n.start()
+	n.Start()
 	p := startCounting(t, n)
 	for range 50 {
 		require.Less(t, p.publish(), byte(0x80))
@@ -130,7 +131,7 @@ func uplinkThroughFullDisk(t *testing.T, k *testenv.Kafka) {
 	require.NoError(t, os.Remove(ballast))
 	n.awaitDrained()
 	p.check(k, "disk")
-	n.kill() // before its disk goes
+	n.Kill() // before its disk goes
 }
 
 // uplinkTooLarge publishes what Kafka would not take, between what it does.
@@ -147,6 +148,6 @@ func uplinkTooLarge(t *testing.T, k *testenv.Kafka) {
 		require.GreaterOrEqual(t, code, byte(0x80), "50 kB")
 	}
 	n.awaitDrained()
-	require.Len(t, readRecords(t, k, "large"), 5)
+	require.Len(t, testkafka.All(t, k.Brokers, "large"), 5)
 	p.check(k, "large")
 }

@@ -3,7 +3,6 @@ package systest
 import (
 	"encoding/binary"
 	"fmt"
-	"net"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -14,6 +13,7 @@ import (
 	"github.com/penstockmq/penstock/internal/bench"
 	"github.com/penstockmq/penstock/internal/testenv"
 	"github.com/penstockmq/penstock/internal/testmqtt"
+	"github.com/penstockmq/penstock/internal/testnode"
 )
 
 func uplinkThroughKill(t *testing.T, k *testenv.Kafka, devices int, messages int64) {
@@ -24,8 +24,8 @@ func uplinkThroughKill(t *testing.T, k *testenv.Kafka, devices int, messages int
 	load.finish()
 	spooled := n.metric("penstock_spool_messages")
 	require.Positive(t, spooled)
-	n.kill()
-	n.start()
+	n.Kill()
+	n.Start()
 	require.GreaterOrEqual(t, n.metric("penstock_spool_messages"), spooled)
 	k.Start()
 	n.awaitDrained()
@@ -35,49 +35,29 @@ func uplinkThroughKill(t *testing.T, k *testenv.Kafka, devices int, messages int
 // uplinkDevice publishes numbered messages with a window, and after each loss of its connection sends again what was
 // not acknowledged, as a device does.
 type uplinkDevice struct {
-	n      *node
+	testnode.Session
 	number uint32
 	halt   *atomic.Bool // no new messages
 	next   uint64       // of those that are acknowledged
-	done   chan struct{}
 }
 
-func (d *uplinkDevice) run(t testing.TB) {
-	defer close(d.done)
-	for !d.session(t) {
-		time.Sleep(10 * time.Millisecond) // a device's back-off
-	}
-}
-
-// session publishes until its connection ends, or until it was halted and everything is acknowledged.
-func (d *uplinkDevice) session(t testing.TB) (finished bool) {
-	nc, err := net.Dial("tcp", d.n.mqtt)
-	if err != nil {
-		return false
-	}
-	defer nc.Close()
-	c := testmqtt.New(t, nc, 5)
-	if c.TrySend(c.ConnectPacket(fmt.Sprintf("device-%d", d.number))) != nil {
-		return false
-	}
-	if ack, err := c.Read(patience); err != nil || ack.ReasonCode != 0 {
-		return false
-	}
+// serve publishes until the connection ends, or until the device was halted and everything is acknowledged.
+func (d *uplinkDevice) serve(c *testmqtt.Client, _ bool) error {
 	for sent := d.next; ; {
 		for ; sent < d.next+10 && !d.halt.Load(); sent++ {
 			payload := make([]byte, bench.StampSize)
 			binary.BigEndian.PutUint32(payload[4:], d.number)
 			binary.BigEndian.PutUint64(payload[8:], sent)
 			topic := fmt.Sprintf("devices/device-%d/up/x", d.number)
-			if c.TrySend(testmqtt.PublishPacket(topic, payload, 1, uint16(sent%60_000+1))) != nil {
-				return false
+			if err := c.TrySend(testmqtt.PublishPacket(topic, payload, 1, uint16(sent%60_000+1))); err != nil {
+				return err
 			}
 		}
 		if sent == d.next {
-			return true
+			return nil
 		}
 		if ack, err := c.Read(patience); err != nil || ack.ReasonCode >= 0x80 {
-			return false
+			return fmt.Errorf("publish: code 0x%02X, %v", ack.ReasonCode, err)
 		}
 		d.next++ // acknowledgements come in order [MQTT-4.6.0-2]
 	}
@@ -87,13 +67,18 @@ func startUplinkDevices(t *testing.T, n *node, devices int) (finish func() (ackn
 	halt := new(atomic.Bool)
 	all := make([]*uplinkDevice, devices)
 	for i := range all {
-		all[i] = &uplinkDevice{n: n, number: uint32(i), halt: halt, done: make(chan struct{})}
-		go all[i].run(t)
+		d := &uplinkDevice{
+			Session: testnode.Session{T: t, Address: n.MQTT, ID: fmt.Sprintf("device-%d", i), Version: 5},
+			number:  uint32(i), halt: halt,
+		}
+		d.Run(d.serve)
+		t.Cleanup(d.Close)
+		all[i] = d
 	}
 	return func() (acknowledged int64) {
 		halt.Store(true)
 		for _, d := range all {
-			next(t, d.done)
+			next(t, d.Done())
 			acknowledged += int64(d.next)
 		}
 		return acknowledged
@@ -113,8 +98,8 @@ func uplinkThroughKills(t *testing.T, k *testenv.Kafka) {
 		case 3:
 			k.Start()
 		}
-		n.kill()
-		n.start()
+		n.Kill()
+		n.Start()
 	}
 	acknowledged := finish()
 	n.awaitDrained()
@@ -134,9 +119,9 @@ func uplinkThroughStop(t *testing.T, k *testenv.Kafka) {
 	finish := startUplinkDevices(t, n, devices)
 	k.Stop()
 	testenv.Eventually(t, patience, "the spool fills", func() bool { return n.metric("penstock_spool_messages") > 100 })
-	n.signal(syscall.SIGTERM)
-	require.Zero(t, n.exit())
-	n.start()
+	n.Signal(syscall.SIGTERM)
+	require.Zero(t, n.Exit())
+	n.Start()
 	acknowledged := finish()
 	k.Start()
 	n.awaitDrained()

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstockmq/penstock/internal/testenv"
+	"github.com/penstockmq/penstock/internal/testkafka"
 	"github.com/penstockmq/penstock/internal/testmqtt"
 )
 
@@ -74,7 +75,7 @@ func uplinkThroughFreeze(t *testing.T, k *testenv.Kafka, devices int, messages i
 // uplinkRecords looks at what becomes of one MQTT message.
 func uplinkRecords(t *testing.T, k *testenv.Kafka) {
 	n := startUplinkNode(t, k, "records")
-	c := testmqtt.Dial(t, n.mqtt, 5)
+	c := testmqtt.Dial(t, n.MQTT, 5)
 	c.MustConnect("pump-9")
 	trace := "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	pk := testmqtt.PublishPacket("devices/pump-9/up/temperature", []byte("21.5"), 1, 1)
@@ -82,7 +83,7 @@ func uplinkRecords(t *testing.T, k *testenv.Kafka) {
 	c.Send(pk)
 	require.Less(t, c.Expect(packets.Puback).ReasonCode, byte(0x80))
 	n.awaitDrained() // it may have come before Kafka was reached
-	records := readRecords(t, k, "records")
+	records := testkafka.All(t, k.Brokers, "records")
 	require.Len(t, records, 1)
 	headers := map[string]string{}
 	for _, h := range records[0].Headers {
