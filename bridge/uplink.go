@@ -14,8 +14,8 @@
 //  1. There is one feeder. It gives the producer records in the order of their sequence numbers: first what is in the
 //     spool, then the ring. While records are spilled, the ring is empty.
 //  2. When the ring is full, all of it moves to the spool, in order, and records are spilled from then on. When little
-//     is left in the spool and Kafka answers, records go direct again: they wait in the ring until the feeder has passed
-//     the end of the spool. Both changes happen under the lock, between two records.
+//     is left in the spool and Kafka answers, records go direct again: they wait in the ring until the feeder has
+//     passed the end of the spool. Both changes happen under the lock, between two records.
 //  3. When the producer fails a record, or does not answer in time, it is cut off for good: nothing later reaches
 //     Kafka through it (see gate). What it had not acknowledged goes to the spool under its old sequence numbers, and
 //     so before everything newer. A new producer starts from the oldest record that was not acknowledged.

@@ -62,7 +62,8 @@ type Config struct {
 	// admits everyone.
 	Admit func(netip.Addr) (bool, string)
 	// Refused is called once for each connection that Accept will not return, with one of the Reason constants or
-	// Admit's word, from several goroutines; it must not block. Connections cut by Close are not counted. Nil: not counted.
+	// Admit's word, from several goroutines; it must not block. Connections cut by Close are not counted. Nil: not
+	// counted.
 	Refused func(reason string)
 	// Logger gets what an operator must know at Info and above, and each refusal at Debug. Nil: nothing is logged.
 	Logger *slog.Logger

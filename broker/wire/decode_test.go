@@ -109,9 +109,10 @@ func TestDecodePublish(t *testing.T) {
 
 func TestDecodePublishProperties(t *testing.T) {
 	with := func(parts ...any) []byte { return body("a", props(parts...), []byte("x")) }
+	all := with(1, 1, 2, id, id, 3, "t", 8, "r", 9, "c", 35, id, 38, "", "", 38, "", "")
 	long := strings.Repeat("x", 65_535)
 	runDecodeCases(t, map[string]decodeCase{
-		"all":                           {publish, 5, with(1, 1, 2, id, id, 3, "t", 8, "r", 9, "c", 35, id, 38, "", "", 38, "", ""), 0},
+		"all":                           {publish, 5, all, 0},
 		"long length":                   {publish, 5, with(38, long, long), 0},
 		"empty strings":                 {publish, 5, with(3, "", 9, "", 38, "", ""), 0},
 		"message expiry 0":              {publish, 5, with(2, uint32(0)), 0},

@@ -72,7 +72,8 @@ func TestCommandsThroughTheRealBroker(t *testing.T) {
 	operator := testmqtt.Dial(t, addr, 5)
 	operator.MustConnect("operator")
 	operator.Subscribe(1, "admin/commands/+/events")
-	operator.Publish("admin/commands", `{"id":"job","targets":{"devices":["pump"]},"payload":"open","result_timeout_s":60}`, 1, 7)
+	job := `{"id":"job","targets":{"devices":["pump"]},"payload":"open","result_timeout_s":60}`
+	operator.Publish("admin/commands", job, 1, 7)
 	acked, told := false, false
 	for !acked || !told { // in either order
 		pk, err := operator.Read(patience)
@@ -136,12 +137,13 @@ func TestCommandsWithMosquittoClients(t *testing.T) {
 	host, port, _ := strings.Cut(addr, ":")
 	run := func(args ...string) {
 		t.Helper()
-		out, err := exec.CommandContext(t.Context(), pub, append([]string{"-h", host, "-p", port, "-q", "1"}, args...)...).CombinedOutput()
+		args = append([]string{"-h", host, "-p", port, "-q", "1"}, args...)
+		out, err := exec.CommandContext(t.Context(), pub, args...).CombinedOutput()
 		require.NoError(t, err, "%s", out)
 	}
 	run("-t", "admin/commands", "-m", `{"id":"m","targets":{"devices":["valve"]},"payload":"shut"}`)
-	out, err := exec.CommandContext(t.Context(), sub, "-h", host, "-p", port, "-q", "1", "-i", "valve", "-W", "10", "-C", "1",
-		"-v", "-t", "devices/valve/commands/+").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), sub, "-h", host, "-p", port, "-q", "1", "-i", "valve", "-W", "10",
+		"-C", "1", "-v", "-t", "devices/valve/commands/+").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Equal(t, "devices/valve/commands/m-0 shut\n", string(out))
 	reach(t, s, "m", "it is delivered", func(c command.Counts) bool { return c.Delivered == 1 })

@@ -85,7 +85,9 @@ func TestResultImpliesTheStatesBeforeIt(t *testing.T) {
 }
 
 func TestExecutionIDs(t *testing.T) {
-	for _, id := range []string{"", "-", "-1", "a", "a-", "a-x", "a-01", "a-+1", "a-1.", "a-1.0", "a-1.x", "a-4294967296"} {
+	for _, id := range []string{
+		"", "-", "-1", "a", "a-", "a-x", "a-01", "a-+1", "a-1.", "a-1.0", "a-1.x", "a-4294967296",
+	} {
 		_, _, _, ok := parseExecutionID(id)
 		require.False(t, ok, id)
 	}

@@ -110,7 +110,8 @@ func (m *model) anyResult(device string) {
 	if !ok {
 		return
 	}
-	payload := []string{"ok", `{"state":"RUNNING","progress":1}`, `{"state":"FAILED"}`, `{"state":"REJECTED"}`}[m.dice.IntN(4)]
+	payloads := []string{"ok", `{"state":"RUNNING","progress":1}`, `{"state":"FAILED"}`, `{"state":"REJECTED"}`}
+	payload := payloads[m.dice.IntN(len(payloads))]
 	execution := executionID(id, uint32(m.dice.IntN(3)), uint32(m.dice.IntN(2)))
 	require.NoError(m, m.result(device, execution, payload))
 }

@@ -1,4 +1,5 @@
-// Package observe shows what the broker does: as Prometheus metrics, and as the $SYS topics that MQTT dashboards expect.
+// Package observe shows what the broker does: as Prometheus metrics, and as the $SYS topics that MQTT dashboards
+// expect.
 package observe
 
 import (

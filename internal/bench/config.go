@@ -164,8 +164,8 @@ func (c Config) Validate() error {
 	default:
 		check(c.Publishers != 0, "publishers: at least one is needed")
 	}
-	check(c.Subscribers == 0 || c.Filter != "", "filter: mode %s has no subscribers of its own; name what they subscribe to",
-		c.Mode)
+	check(c.Subscribers == 0 || c.Filter != "",
+		"filter: mode %s has no subscribers of its own; name what they subscribe to", c.Mode)
 	check(!strings.ContainsAny(c.Topic, "+#"), "topic: %q has a wildcard", c.Topic)
 	return errors.Join(faults...)
 }

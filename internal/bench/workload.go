@@ -22,11 +22,14 @@ var (
 	receivedRate  = Metric{"delivered", "/s", func(r *Report) float64 { return r.Measured.ReceivedPerSecond }}
 	deliveryP50   = Metric{"delivery, p50", "ms", func(r *Report) float64 { return of(r.DeliveryLatency).P50 }}
 	deliveryP99   = Metric{"delivery, p99", "ms", func(r *Report) float64 { return of(r.DeliveryLatency).P99 }}
-	memory        = Metric{"memory a connection", "kB", func(r *Report) float64 { return r.Broker.BytesPerConnection / 1e3 }}
+	memory        = Metric{"memory a connection", "kB", memoryPerConnection}
 	connectRate   = Metric{"connected", "/s", func(r *Report) float64 { return r.Connections.PerSecond }}
 	connectP99    = Metric{"CONNACK, p99", "ms", func(r *Report) float64 { return of(r.Connections.Latency).P99 }}
 	connectCPU    = Metric{"broker CPU a connection", "µs", func(r *Report) float64 { return r.Broker.CPUPerMessage }}
 )
+
+// memoryPerConnection is in kB.
+func memoryPerConnection(r *Report) float64 { return r.Broker.BytesPerConnection / 1e3 }
 
 // of takes the zero summary for a distribution that is empty.
 func of(l *Latency) Latency {

@@ -22,13 +22,16 @@ const module = "github.com/penstockmq/penstock/"
 // mayImport says which of our packages the packages below a folder may import; the longest folder that fits counts.
 // A folder may always import what is below itself.
 var mayImport = map[string][]string{
-	"cmd":            {"node", "internal", "hooks/auth", "hooks/command"}, // of hooks only what a subcommand prints or hashes
-	"node":           {"hooks", "bridge", "cluster", "console", "store", "broker", "internal"},
-	"console":        {"hooks", "bridge", "broker", "internal"}, // hooks and bridge: whose calls it offers over HTTP
-	"hooks":          {"broker", "internal"},
-	"bridge":         {"hooks/uplink", "broker", "internal"},
-	"cluster":        {"broker", "internal"},
-	"store":          {"hooks/auth", "hooks/command", "hooks/uplink", "bridge", "broker", "internal"}, // whose interfaces it implements
+	// Of hooks, only what a subcommand prints or hashes.
+	"cmd":  {"node", "internal", "hooks/auth", "hooks/command"},
+	"node": {"hooks", "bridge", "cluster", "console", "store", "broker", "internal"},
+	// Hooks and bridge: whose calls it offers over HTTP.
+	"console": {"hooks", "bridge", "broker", "internal"},
+	"hooks":   {"broker", "internal"},
+	"bridge":  {"hooks/uplink", "broker", "internal"},
+	"cluster": {"broker", "internal"},
+	// Hooks and bridge: whose interfaces it implements.
+	"store":          {"hooks/auth", "hooks/command", "hooks/uplink", "bridge", "broker", "internal"},
 	"broker":         {},
 	"broker/timer":   {},
 	"broker/topic":   {},
@@ -123,7 +126,8 @@ func TestImportsPointOneWay(t *testing.T) {
 		if !assert.NotEmpty(t, from, "%s is in no folder of the house", i.file) {
 			continue
 		}
-		allowed := below(target, from) || slices.ContainsFunc(mayImport[from], func(f string) bool { return below(target, f) })
+		allowed := below(target, from) ||
+			slices.ContainsFunc(mayImport[from], func(f string) bool { return below(target, f) })
 		assert.True(t, allowed, "%s may not import %s", i.file, target)
 	}
 }

@@ -119,8 +119,8 @@ func commandByPush(t *testing.T, n *node) {
 	wrong := runProgram(t, "", testnode.Program(t), "push", "--devices", "psh-1", "--payload", "x",
 		"--server", "http://"+n.HTTP, "--token", "no")
 	require.Equal(t, 1, wrong.code, wrong.stderr)
-	nobody := runProgram(t, "", testnode.Program(t), "push", "--devices", "psh-1", "--payload", "x", "--server", "http://"+testnode.Address(),
-		"--token", adminToken)
+	nobody := runProgram(t, "", testnode.Program(t), "push", "--devices", "psh-1", "--payload", "x",
+		"--server", "http://"+testnode.Address(), "--token", adminToken)
 	require.Equal(t, 3, nobody.code, nobody.stderr)
 }
 

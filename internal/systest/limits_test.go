@@ -116,8 +116,8 @@ func TestSilentClientsAreCut(t *testing.T) {
 	require.Positive(t, n.metric("penstock_disconnects_total", "keep_alive"))
 }
 
-// TestPausedNodeCutsNobody stops the whole process for longer than the keep-alive of its clients, as a machine does that
-// is moved to another host. The clients were not silent: their pings wait in the sockets.
+// TestPausedNodeCutsNobody stops the whole process for longer than the keep-alive of its clients, as a machine does
+// that is moved to another host. The clients were not silent: their pings wait in the sockets.
 func TestPausedNodeCutsNobody(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, nil)

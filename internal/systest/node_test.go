@@ -95,7 +95,8 @@ func runProgram(t testing.TB, stdin, name string, args ...string) output {
 // penstock runs a subcommand of the binary under test against the node.
 func (n *node) penstock(stdin string, args ...string) output {
 	n.T.Helper()
-	return runProgram(n.T, stdin, testnode.Program(n.T), append(args, "--server", "http://"+n.HTTP, "--token", adminToken)...)
+	args = append(args, "--server", "http://"+n.HTTP, "--token", adminToken)
+	return runProgram(n.T, stdin, testnode.Program(n.T), args...)
 }
 
 // containsAll reports whether a text has all of these parts.

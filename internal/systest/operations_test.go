@@ -299,8 +299,8 @@ func TestFullDisk(t *testing.T) {
 	n.Kill() // before its disk goes
 }
 
-// fullDiskHTTP issues commands and registers devices on a full disk. It returns the paths of what was accepted; the rest
-// must have been refused with 503.
+// fullDiskHTTP issues commands and registers devices on a full disk. It returns the paths of what was accepted; the
+// rest must have been refused with 503.
 func fullDiskHTTP(n *node) (commands, devices []string) {
 	n.T.Helper()
 	for i := range 20 {

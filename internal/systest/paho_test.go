@@ -85,7 +85,9 @@ func pahoProperties(t *testing.T, n *node) {
 		User:            paho.UserProperties{{Key: "site", Value: "north"}, {Key: "site", Value: "süd"}},
 	}
 	for qos := range byte(3) {
-		_, err := pub.Publish(timely(t), &paho.Publish{Topic: "props", QoS: qos, Payload: []byte("x"), Properties: properties})
+		_, err := pub.Publish(timely(t), &paho.Publish{
+			Topic: "props", QoS: qos, Payload: []byte("x"), Properties: properties,
+		})
 		require.NoError(t, err)
 		m := next(t, got)
 		require.Equal(t, qos, m.QoS)
@@ -203,7 +205,10 @@ func pahoNoResume(t *testing.T, n *node) {
 	_, err := c.Subscribe(timely(t), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "forget", QoS: 1}}})
 	require.NoError(t, err)
 	c.TerminateConnectionForTest()
-	testenv.Eventually(t, patience, "the session has ended", func() bool { _, found := n.client("forgets"); return !found })
+	testenv.Eventually(t, patience, "the session has ended", func() bool {
+		_, found := n.client("forgets")
+		return !found
+	})
 	_, _, ack := dialPaho(t, n, &paho.Connect{ClientID: "forgets", CleanStart: false}, nil)
 	require.False(t, ack.SessionPresent)
 }

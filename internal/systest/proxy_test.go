@@ -85,7 +85,9 @@ func TestCertificatesReloadWhileClientsStay(t *testing.T) {
 	ca, dir := testcert.New(t), t.TempDir()
 	cert, key := ca.Server(t, dir)
 	secure := testnode.Address()
-	n := startNode(t, sections{"listeners": fmt.Sprintf(`[{type: tls, address: %q, cert: %q, key: %q}]`, secure, cert, key)})
+	n := startNode(t, sections{
+		"listeners": fmt.Sprintf(`[{type: tls, address: %q, cert: %q, key: %q}]`, secure, cert, key),
+	})
 	dial := func() (net.Conn, string) {
 		nc, err := tls.Dial("tcp", secure, &tls.Config{RootCAs: ca.Pool()})
 		require.NoError(t, err)
@@ -107,7 +109,9 @@ func TestCertificatesReloadWhileClientsStay(t *testing.T) {
 	serial = probe()
 	ca.Server(t, dir)
 	n.Signal(syscall.SIGHUP)
-	testenv.Eventually(t, patience, "the new certificate is served, after SIGHUP", func() bool { return probe() != serial })
+	testenv.Eventually(t, patience, "the new certificate is served, after SIGHUP", func() bool {
+		return probe() != serial
+	})
 	serial = probe()
 
 	require.NoError(t, os.WriteFile(cert, []byte("half-written"), 0o600))

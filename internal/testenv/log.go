@@ -5,7 +5,8 @@ import (
 	"sync"
 )
 
-// Log keeps what loggers and programs write to it, from any goroutine, and can be read meanwhile. The zero Log is empty.
+// Log keeps what loggers and programs write to it, from any goroutine, and can be read meanwhile. The zero Log is
+// empty.
 type Log struct {
 	mu   sync.Mutex
 	text bytes.Buffer

@@ -30,7 +30,8 @@ var built = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// Main is the TestMain of a package that uses this one: it runs the tests, removes what was built, and ends the process.
+// Main is the TestMain of a package that uses this one: it runs the tests, removes what was built, and ends the
+// process.
 func Main(m *testing.M) {
 	code := m.Run()
 	if builtIn != "" {

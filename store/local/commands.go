@@ -156,7 +156,9 @@ func (s *Commands) Executions(id string, from uint32, yield func(*command.Execut
 }
 
 // scan yields one chunk; more says that there may be a further one, which begins at next.
-func (s *Commands) scan(id string, from uint32, yield func(*command.Execution) bool) (next uint32, more bool, err error) {
+func (s *Commands) scan(
+	id string, from uint32, yield func(*command.Execution) bool,
+) (next uint32, more bool, err error) {
 	lower, upper := executionBounds(id, from)
 	it, err := s.db.pebble.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {

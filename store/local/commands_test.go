@@ -89,7 +89,8 @@ func TestCommandsAreKeptAndRemoved(t *testing.T) {
 	for _, id := range []string{"a", "a-1", "b"} {
 		tx := &command.Tx{Commands: []*command.Record{{ID: id, Seq: 3}}, Payload: []byte("p" + id), PutPayload: true}
 		for i := range uint32(many) {
-			tx.Executions = append(tx.Executions, command.Update{Command: id, Execution: command.Execution{Index: i, Device: id}})
+			x := command.Execution{Index: i, Device: id}
+			tx.Executions = append(tx.Executions, command.Update{Command: id, Execution: x})
 		}
 		apply(tx)
 	}

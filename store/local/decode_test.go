@@ -16,7 +16,9 @@ func seedMessage() *broker.Message {
 }
 
 func seedEntry() *broker.QueueEntry {
-	return &broker.QueueEntry{Message: seedMessage(), QoS: 2, Retain: true, Share: "$share/g/#", Identifiers: []uint32{1, 300}}
+	return &broker.QueueEntry{
+		Message: seedMessage(), QoS: 2, Retain: true, Share: "$share/g/#", Identifiers: []uint32{1, 300},
+	}
 }
 
 func addValues(f *testing.F, values ...[]byte) {
@@ -118,8 +120,9 @@ func FuzzSplitSessionKey(f *testing.F) {
 func TestCorruptValuesArePassedOver(t *testing.T) {
 	db := open(t, "", Options{})
 	store := db.BrokerStore()
+	record := string(appendSessionRecord(nil, &broker.SessionRecord{}))
 	for key, value := range map[string]string{
-		string(append(appendSession(nil, "good"), partRecord)):       string(appendSessionRecord(nil, &broker.SessionRecord{})),
+		string(append(appendSession(nil, "good"), partRecord)):       record,
 		string(append(appendSession(nil, "good"), partSubscription)): "garbage",
 		string(append(appendSession(nil, "good"), 99)):               "",
 		string(append(appendSession(nil, "good"), partQueue, 1)):     "a short key",

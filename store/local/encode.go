@@ -6,8 +6,8 @@ import (
 	"github.com/penstockmq/penstock/broker"
 )
 
-// Every value of the broker's begins with valueVersion and the length of its tail: the payload, which is kept at the end,
-// so that a reader copies it once and all strings before it together.
+// Every value of the broker's begins with valueVersion and the length of its tail: the payload, which is kept at the
+// end, so that a reader copies it once and all strings before it together.
 const valueVersion = 1
 
 const (

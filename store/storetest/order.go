@@ -42,7 +42,8 @@ func doneInOrder(f *fixture) {
 }
 
 func lazyTransactions(f *fixture) {
-	require.NoError(f, f.try(&broker.Tx{Lazy: true, Ops: []broker.Op{putSession("a"), appendOp("a", 1, message("t", "m"))}}))
+	ops := []broker.Op{putSession("a"), appendOp("a", 1, message("t", "m"))}
+	require.NoError(f, f.try(&broker.Tx{Lazy: true, Ops: ops}))
 	require.Equal(f, []uint64{1}, f.seqs("a"), "visible once done was called")
 	require.NoError(f, f.try(&broker.Tx{Lazy: true, Ops: []broker.Op{seqOp(broker.OpRemove, "a", 1)}}))
 	require.Empty(f, f.seqs("a"))

@@ -17,7 +17,9 @@ func everyField() *broker.Message {
 		Properties: &broker.Properties{
 			PayloadFormat: 1, HasPayloadFormat: true, ContentType: "text/plain", ResponseTopic: "devices/ä/results/1",
 			CorrelationData: []byte{0, 1, 255},
-			User:            []packets.UserProperty{{Key: "b", Val: "2"}, {Key: "a", Val: "1"}, {Key: "b", Val: ""}, {Key: "", Val: "x"}},
+			User: []packets.UserProperty{
+				{Key: "b", Val: "2"}, {Key: "a", Val: "1"}, {Key: "b", Val: ""}, {Key: "", Val: "x"},
+			},
 		},
 		Origin: "origin", Username: "alice", Received: 1_700_000_000_123, Expires: math.MaxInt64,
 		Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",

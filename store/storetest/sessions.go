@@ -80,7 +80,8 @@ func oddNames(f *fixture) {
 	for i, name := range names {
 		require.Equal(f, []uint64{uint64(i + 1)}, f.seqs(name))
 	}
-	f.apply(broker.Op{Kind: broker.OpDeleteSession, Session: "a"}, broker.Op{Kind: broker.OpDeleteSession, Session: "\xff"})
+	f.apply(broker.Op{Kind: broker.OpDeleteSession, Session: "a"},
+		broker.Op{Kind: broker.OpDeleteSession, Session: "\xff"})
 	f.stored(func() {
 		got := f.sessions()
 		require.Len(f, got, len(names)-2)

@@ -16,8 +16,8 @@ import (
 // patience is how long the suite waits for a store before it calls it stuck.
 const patience = 30 * time.Second
 
-// Opener gives a test an empty store, and a function that closes the store and opens it again with what it holds. reopen
-// is nil for a store that keeps nothing. The opener closes the store when the test ends.
+// Opener gives a test an empty store, and a function that closes the store and opens it again with what it holds.
+// reopen is nil for a store that keeps nothing. The opener closes the store when the test ends.
 type Opener func(t *testing.T) (store broker.Store, reopen func() broker.Store)
 
 // Run runs the suite, with a new store for each test.
@@ -73,8 +73,8 @@ func (f *fixture) again() {
 	}
 }
 
-// stored checks what needs Sessions or Retained. Those are only defined for a store to which nothing was applied since it
-// was opened, so it is opened again first, and a store that keeps nothing is not checked.
+// stored checks what needs Sessions or Retained. Those are only defined for a store to which nothing was applied since
+// it was opened, so it is opened again first, and a store that keeps nothing is not checked.
 func (f *fixture) stored(check func()) {
 	if f.reopen == nil {
 		return
@@ -173,7 +173,9 @@ func (f *fixture) equalEntries(want, got []broker.QueueEntry) {
 }
 
 func message(topic, payload string) *broker.Message {
-	return &broker.Message{Topic: topic, Payload: []byte(payload), QoS: 1, Origin: "publisher", Received: 1_700_000_000_000}
+	return &broker.Message{
+		Topic: topic, Payload: []byte(payload), QoS: 1, Origin: "publisher", Received: 1_700_000_000_000,
+	}
 }
 
 func record(id string) *broker.SessionRecord {
