@@ -33,7 +33,11 @@ func TestBadInputHarmsOnlyItsSender(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := startHealthy(t, n)
-			before := vitals(n)
+			var before vital
+			testenv.Eventually(t, patience, "the client of the attack before is gone", func() bool {
+				before = vitals(n)
+				return before.connections == 1
+			})
 			attack(t, n)
 			select {
 			case <-n.Exited():

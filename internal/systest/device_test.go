@@ -47,7 +47,6 @@ func startDevice(t testing.TB, n *node, id string, react func(order) (bool, []st
 		react:   react, sent: make(map[string]string),
 	}
 	d.Run(d.serve)
-	t.Cleanup(d.Close)
 	n.awaitSubscribed(id)
 	return d
 }

@@ -72,7 +72,6 @@ func startUplinkDevices(t *testing.T, n *node, devices int) (finish func() (ackn
 			number:  uint32(i), halt: halt,
 		}
 		d.Run(d.serve)
-		t.Cleanup(d.Close)
 		all[i] = d
 	}
 	return func() (acknowledged int64) {

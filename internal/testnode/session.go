@@ -27,12 +27,13 @@ type Session struct {
 }
 
 // Run connects again and again, in the background, and lets serve use each connection that the node accepts until it
-// ends: present says whether the node had kept the session. When serve returns nil, the work is done. Run may be called
-// again after Close.
+// ends: present says whether the node had kept the session. When serve returns nil, the work is done. The session
+// is closed when the test ends, if not before; after Close, Run may be called again.
 func (s *Session) Run(serve func(c *testmqtt.Client, present bool) error) {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	s.stop, s.done = stop, done
+	s.T.Cleanup(s.Close)
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil && s.once(ctx, serve) != nil {
