@@ -5,7 +5,7 @@ BIN         := bin/penstock
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS     := -X github.com/penstockmq/penstock/node.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-RACE        := ./broker/... ./hooks/... ./store/...
+RACE        := ./broker/... ./hooks/... ./store/... ./bridge/... ./console/... ./node/...
 FUZZTIME    ?= 10s
 
 .PHONY: help run build deps test race bench lint fuzz docs clean
@@ -23,7 +23,7 @@ build: ## build bin/penstock
 deps: ## fetch what the tests talk to: mosquitto, its clients, Kafka, mqtt.js
 	@deploy/test/deps.sh
 
-test: deps ## all tests against real servers, then the data plane's again under the race detector
+test: deps ## all tests against real servers, then those of a node's own packages under the race detector
 	PENSTOCK_TEST_REQUIRE=1 $(GO) test -timeout 10m ./...
 	PENSTOCK_TEST_REQUIRE=1 $(GO) test -timeout 15m -race $(RACE)
 
