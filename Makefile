@@ -8,7 +8,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RACE        := ./broker/... ./hooks/... ./store/... ./bridge/... ./console/... ./node/...
 FUZZTIME    ?= 10s
 
-.PHONY: help run build deps test race bench lint fuzz docs clean
+.PHONY: help run build deps test bench lint fuzz docs clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
