@@ -23,8 +23,8 @@ func subscribed(b *testing.B, n *node, clients int, qos byte) {
 	}
 }
 
-// BenchmarkRoute is the way of one message from Broker.Publish to the out-buffers of its subscribers: match, enqueue and
-// encode. Sockets are real, and their readers run beside it.
+// BenchmarkRoute is the way of one message from Broker.Publish to the out-buffers of its subscribers: match, enqueue
+// and encode. Sockets are real, and their readers run beside it.
 func BenchmarkRoute(b *testing.B) {
 	for _, clients := range []int{0, 1, 100} {
 		b.Run(strconv.Itoa(clients)+" subscribers", func(b *testing.B) {

@@ -11,8 +11,8 @@ import (
 	"github.com/penstockmq/penstock/internal/testmqtt"
 )
 
-// FuzzConnection feeds bytes to a live connection in chunks, after a CONNECT if version is 3, 4 or 5. Whatever they are,
-// another client must not notice.
+// FuzzConnection feeds bytes to a live connection in chunks, after a CONNECT if version is 3, 4 or 5. Whatever they
+// are, another client must not notice.
 func FuzzConnection(f *testing.F) {
 	for _, version := range []byte{3, 4, 5} {
 		for _, seed := range fuzzSeeds(f, version) {

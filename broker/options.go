@@ -32,7 +32,7 @@ type Limits struct {
 	Queue             int           // messages of QoS 1 and 2 that wait for one session; default 1000
 	QueueBytes        int64         // bytes (Message.Size) that wait for one session; default 64 MiB
 	RefuseWhenFull    bool          // refuse a publish (0x97) when a queue is full, instead of dropping for that session
-	OutBuffer         int           // bytes waiting for one socket, then QoS 0 drops and QoS 1, 2 stay queued; default 256 KiB
+	OutBuffer         int           // bytes that wait for one socket; beyond it QoS 0 drops, the rest queues; default 256 KiB
 	Inflight          int           // unacknowledged messages sent to a client that names no Receive Maximum; default 100
 	ReceiveMaximum    int           // unacknowledged QoS 1 and 2 messages accepted from a client at once; default 1024
 	TopicAliasMaximum int           // topic aliases accepted from a client; default 64

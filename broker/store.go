@@ -36,7 +36,7 @@ const (
 	OpDeleteSession                        // Session: remove the record, its subscriptions, queue and inbound packet ids
 	OpPutSubscription                      // Session, Subscription: create or overwrite, by Filter
 	OpDeleteSubscription                   // Session, Subscription.Filter
-	OpAppend                               // Session, Entry: add to the queue; Ops of a Tx with one *Message share its body
+	OpAppend                               // Session, Entry: add to the queue; a *Message in several Ops is stored once
 	OpRemove                               // Session, Entry.Seq: remove from the queue; absent is no error
 	OpRelease                              // Session, Entry.Seq: QoS 2, PUBREC received: the entry stays, Released
 	OpAddInbound                           // Session, PacketID: a QoS 2 packet id received and not yet released (PUBREL)
