@@ -56,12 +56,17 @@ type subscription struct {
 
 func (s *Session) online() bool { return s.conn.Load() != nil }
 
-// record is what the store keeps. The caller holds mu.
+// record is what the store keeps, a copy that nobody changes. The caller holds mu.
 func (s *Session) record() *SessionRecord {
+	will := s.will
+	if will != nil {
+		held := *will
+		will = &held
+	}
 	return &SessionRecord{
 		ClientID: s.id, Identity: s.identity, Username: s.username, Admin: s.admin, ProtocolVersion: s.version,
 		Created: s.created, ExpiryInterval: s.expiry, DisconnectedAt: s.disconnectedAt, SentTo: s.sentTo,
-		NextSeq: s.nextSeq, Will: s.will,
+		NextSeq: s.nextSeq, Will: will,
 	}
 }
 
