@@ -153,6 +153,7 @@ func TestDrippedBytesDoNotExtendTheTimeout(t *testing.T) {
 	request := "GET /mqtt HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("y", 5000)
 	for _, c := range []struct{ name, kind, proxy, drip string }{
 		{"request", "ws", "", request},
+		{"request line", "ws", "", "GET /" + strings.Repeat("y", 5000)},
 		{"PROXY header", "tcp", "v1", "PROXY TCP4 " + strings.Repeat("1", 5000)},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -51,7 +52,7 @@ func (l *Listener) negotiate(sock net.Conn, deadline time.Time) (*webSocket, err
 	reader := bufio.NewReaderSize(limited, requestBuffer)
 	request, err := http.ReadRequest(reader)
 	if err != nil {
-		return nil, requestError(err, limited.N == 0)
+		return nil, requestError(err, limited.N == 0, deadline)
 	}
 	if err := l.checkRequest(request); err != nil {
 		return nil, err
@@ -80,9 +81,12 @@ func (l *Listener) negotiate(sock net.Conn, deadline time.Time) (*webSocket, err
 }
 
 // requestError tells a request that is not HTTP, which is answered, from a client that left or fell silent.
-func requestError(err error, tooLarge bool) error {
+func requestError(err error, tooLarge bool, deadline time.Time) error {
 	var network net.Error
 	switch {
+	case !time.Now().Before(deadline):
+		// A line that the deadline cut short looks to the parser like a whole one that is wrong.
+		return fmt.Errorf("read request: %w", os.ErrDeadlineExceeded)
 	case tooLarge:
 		return &answer{http.StatusRequestHeaderFieldsTooLarge, "the request header is larger than 16 KiB"}
 	case errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
