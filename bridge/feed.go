@@ -315,10 +315,10 @@ func (u *Uplink) append(batch []*item, stored chan struct{}) {
 	})
 }
 
-// stored answers for a batch of which the disk has the first taken ones, unless err.
+// stored answers for a batch of which the disk has the first taken ones, unless err. It is in limbo until that is done:
+// Close waits for it.
 func (u *Uplink) stored(batch []*item, taken int, err error) {
 	u.mu.Lock()
-	u.limbo -= len(batch)
 	for _, it := range batch {
 		u.held -= it.size
 	}
@@ -326,8 +326,6 @@ func (u *Uplink) stored(batch []*item, taken int, err error) {
 		u.durable = max(u.durable, batch[taken-1].seq)
 	}
 	u.mu.Unlock()
-	signal(u.wakeFeeder)
-	signal(u.settled)
 	var failure error
 	if err != nil {
 		failure = broker.Refuse(packets.ErrImplementationSpecificError, "%v", fmt.Errorf("spool uplink: %w", err))
@@ -338,4 +336,9 @@ func (u *Uplink) stored(batch []*item, taken int, err error) {
 	for _, it := range batch[taken:] {
 		it.done(broker.Refuse(packets.ErrQuotaExceeded, "uplink spool is full"))
 	}
+	u.mu.Lock()
+	u.limbo -= len(batch)
+	u.mu.Unlock()
+	signal(u.wakeFeeder)
+	signal(u.settled)
 }

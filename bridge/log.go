@@ -138,7 +138,6 @@ func (l *Log) store(batch []logItem) {
 
 func (l *Log) stored(batch []logItem, taken int, err error) {
 	l.mu.Lock()
-	l.limbo -= len(batch)
 	for i := range batch {
 		l.held -= batch[i].entry.Size
 	}
@@ -148,9 +147,6 @@ func (l *Log) stored(batch []logItem, taken int, err error) {
 			close(l.grown)
 			l.grown = nil
 		}
-	}
-	if l.limbo == 0 {
-		signal(l.settled)
 	}
 	l.mu.Unlock()
 	var failure error
@@ -163,6 +159,11 @@ func (l *Log) stored(batch []logItem, taken int, err error) {
 	for i := range batch[taken:] {
 		batch[taken+i].done(broker.Refuse(packets.ErrQuotaExceeded, "uplink log is full"))
 	}
+	l.mu.Lock()
+	if l.limbo -= len(batch); l.limbo == 0 {
+		signal(l.settled)
+	}
+	l.mu.Unlock()
 }
 
 // trim removes the oldest records: those past their age, and as many as it takes for need more bytes to fit.
