@@ -192,7 +192,7 @@ func publishCode(code packets.Code) packets.Code {
 // refused tells a client that its publish was not accepted: the reason code in the right packet for MQTT 5; MQTT 3 has
 // none, so its connection is closed, and it will send again.
 func (b *Broker) refused(c *conn, packetType byte, id uint16, r *Refusal) {
-	c.log().Debug("publish refused", "reason", r.Error(), "packet_id", id)
+	c.debug("publish refused", "reason", r, "packet_id", id)
 	if c.version >= 5 {
 		code := publishCode(r.Code)
 		c.ack(packetType, id, code.Code, code.Reason)

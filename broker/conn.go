@@ -119,6 +119,13 @@ func (c *conn) log() *slog.Logger {
 	return l
 }
 
+// debug logs at debug level, and costs nothing where that is not wanted: clients choose how often it is called.
+func (c *conn) debug(msg string, args ...any) {
+	if c.b.log.Enabled(c.b.ctx, slog.LevelDebug) {
+		c.log().Debug(msg, args...)
+	}
+}
+
 // Fire is the connection's timer: the CONNECT deadline, then keep-alive and the end of the grant.
 func (c *conn) Fire(now int64) {
 	s := c.session.Load()

@@ -15,7 +15,7 @@ import (
 func (c *conn) disconnected(why *cause) {
 	s := c.session.Load()
 	if s == nil {
-		c.log().Debug("connection ended before CONNECT was accepted", "reason", why.Error())
+		c.debug("connection ended before CONNECT was accepted", "reason", why.Error())
 		return
 	}
 	c.b.counters.connections.Add(-1)

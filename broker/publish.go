@@ -19,7 +19,7 @@ func (c *conn) handlePublish(bt *batch, pk *packets.Packet) error {
 		return err
 	}
 	if h.Qos > 0 && c.version >= 5 && c.acks.open() >= c.b.limits.ReceiveMaximum && !s.known(pk) {
-		return protocolError(packets.ErrReceiveMaximum) // [MQTT-3.3.4-9]
+		return protocolError(packets.ErrReceiveMaximum) // [MQTT-3.3.4-7]
 	}
 	if h.Qos == 2 {
 		if fresh, accepted := s.inboundBegin(c, pk.PacketID); !fresh {
@@ -114,47 +114,39 @@ func (c *conn) checkPublish(pk *packets.Packet) *Refusal {
 	return nil
 }
 
-// refusePublish answers a publish that is not accepted. QoS 0 has no answer: it is counted.
+// refusePublish answers a publish that is not accepted. QoS 0 has no answer: it is counted. MQTT 3 has none either: its
+// connection ends before another packet of it is handled.
 func (c *conn) refusePublish(s *Session, pk *packets.Packet, r *Refusal) error {
-	c.log().Debug("publish refused", "reason", r.Error(), "topic", clip(pk.TopicName))
-	if pk.FixedHeader.Qos == 0 || c.version < 5 || c.acks.empty() { // or it is counted when it is acknowledged
-		c.b.counters.publishRefused.add(r.Code.Reason, 1)
+	c.debug("publish refused", "reason", r, "topic", clip(pk.TopicName))
+	if pk.FixedHeader.Qos > 0 && c.version >= 5 {
+		c.answerPublish(s, pk, r)
+		return nil
 	}
+	c.b.counters.publishRefused.add(r.Code.Reason, 1)
 	if pk.FixedHeader.Qos == 0 {
 		return nil
 	}
 	if pk.FixedHeader.Qos == 2 {
 		s.inboundSettled(pk.PacketID, r)
 	}
-	if c.version < 5 {
-		return &cause{reason: "publish_refused", err: r}
+	return &cause{reason: "publish_refused", err: r}
+}
+
+// acceptIgnored acknowledges a publish that a mochi hook took for itself (CodeSuccessIgnore).
+func (c *conn) acceptIgnored(s *Session, pk *packets.Packet) error {
+	if pk.FixedHeader.Qos > 0 {
+		c.answerPublish(s, pk, nil)
 	}
-	answer := byte(puback)
-	if pk.FixedHeader.Qos == 2 {
-		answer = pubrec
-	}
-	if c.acks.empty() {
-		c.ack(answer, pk.PacketID, r.Code.Code, r.Code.Reason)
-		return nil
-	}
+	return nil
+}
+
+// answerPublish answers a publish that is not routed in its turn: with success, or with a refusal.
+func (c *conn) answerPublish(s *Session, pk *packets.Packet, r *Refusal) {
 	p := &inbound{c: c, session: s, id: pk.PacketID, qos: pk.FixedHeader.Qos, routed: true}
 	p.refusal.Store(r)
 	p.waits.Store(1)
 	c.acks.push(p)
 	c.b.settle(p, nil)
-	return nil
-}
-
-// acceptIgnored acknowledges a publish that a mochi hook took for itself (CodeSuccessIgnore).
-func (c *conn) acceptIgnored(s *Session, pk *packets.Packet) error {
-	if pk.FixedHeader.Qos == 0 {
-		return nil
-	}
-	p := &inbound{c: c, session: s, id: pk.PacketID, qos: pk.FixedHeader.Qos, routed: true}
-	p.waits.Store(1)
-	c.acks.push(p)
-	c.b.settle(p, nil)
-	return nil
 }
 
 // known reports whether a QoS 2 packet identifier has been received before: sending it again takes no new place.

@@ -46,7 +46,14 @@ func (b *Broker) matchRetained(s *Session, sub *Subscription) (messages []*Messa
 	return messages
 }
 
-// sendRetained sends them. It waits for the subscriber's socket rather than drop.
+// sendReplays sends what the filters of one SUBSCRIBE are owed.
+func (b *Broker) sendReplays(c *conn, s *Session, replays []replay) {
+	for _, r := range replays {
+		b.sendRetained(c, s, r)
+	}
+}
+
+// sendRetained sends one of them. It waits for the subscriber's socket rather than drop.
 func (b *Broker) sendRetained(c *conn, s *Session, r replay) {
 	const atOnce = 64
 	defer func() { c.replaying.Add(-int64(len(r.messages))) }()

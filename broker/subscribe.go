@@ -44,22 +44,17 @@ func (c *conn) handleSubscribe(bt *batch, pk *packets.Packet) error {
 	c.whenStored(ops, func() {
 		c.append(func(dst []byte) []byte { return wire.AppendSuback(dst, version, id, codes) })
 		c.b.hooks.subscribed(c, answered, codes)
-	}, func() {
-		for _, r := range replays {
-			c.b.sendRetained(c, s, r)
+		if len(replays) > 0 {
+			c.b.spawn(func() { c.b.sendReplays(c, s, replays) }) // it may wait for this client's socket
 		}
-	}, len(replays) > 0)
+	})
 	return nil
 }
 
-// whenStored runs answer once the store has ops, and then after, which may wait for this client's socket. Without ops
-// both run now.
-func (c *conn) whenStored(ops []Op, answer, after func(), hasAfter bool) {
+// whenStored runs answer once the store has ops, or now if there are none.
+func (c *conn) whenStored(ops []Op, answer func()) {
 	if len(ops) == 0 || c.b.store == nil {
 		answer()
-		if hasAfter {
-			c.inBackground(after)
-		}
 		return
 	}
 	c.b.store.Apply(&Tx{Ops: ops}, func(err error) {
@@ -69,14 +64,8 @@ func (c *conn) whenStored(ops []Op, answer, after func(), hasAfter bool) {
 		}
 		answer()
 		c.b.flushLater(c)
-		if hasAfter {
-			c.inBackground(after)
-		}
 	})
 }
-
-// inBackground runs f, which may wait for this client's socket, while the connection lasts.
-func (c *conn) inBackground(f func()) { c.b.spawn(f) }
 
 // answeredBy is what hooks are shown when a SUBSCRIBE or UNSUBSCRIBE has been answered, which may be after the read
 // buffer that pk aliases is in use again.
@@ -94,7 +83,7 @@ func answeredBy(pk *packets.Packet) *packets.Packet {
 // checkSubscribe returns the granted QoS, or the reason code of a refusal.
 func (c *conn) checkSubscribe(s *Session, sub *Subscription) byte {
 	if err := topic.CheckFilter(sub.Filter, c.b.limits.TopicLevels); err != nil {
-		c.log().Debug("subscription refused", "error", err)
+		c.debug("subscription refused", "error", err)
 		return packets.ErrTopicFilterInvalid.Code
 	}
 	_, filter := topic.SplitShare(sub.Filter)
@@ -172,5 +161,5 @@ func (c *conn) handleUnsubscribe(bt *batch, pk *packets.Packet) {
 	c.whenStored(ops, func() {
 		c.append(func(dst []byte) []byte { return wire.AppendUnsuback(dst, version, id, codes) })
 		c.b.hooks.unsubscribed(c, answered)
-	}, func() {}, false)
+	})
 }
