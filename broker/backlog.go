@@ -49,6 +49,7 @@ func (s *Session) takePage(entries []QueueEntry) {
 		if s.tail.n > 0 && e.Seq >= s.tail.front().seq {
 			break // in memory already
 		}
+		s.backlogFrom = e.Seq + 1
 		if slices.Contains(s.gone, e.Seq) {
 			continue
 		}
@@ -57,7 +58,6 @@ func (s *Session) takePage(entries []QueueEntry) {
 			released: e.Released, stored: true, committed: true, sent: e.Seq <= s.sentTo,
 		})
 		s.backlog--
-		s.backlogFrom = e.Seq + 1
 	}
 	if len(entries) == 0 && s.backlog > 0 { // fewer than were counted: some could not be kept
 		s.b.counters.dropped.add(DropCorrupt, int64(s.backlog))
